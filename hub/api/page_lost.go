@@ -13,8 +13,8 @@ const (
 	lostRows = 50
 )
 
-// showLost answers with the page that lists an owner's lost devices: devices whose records were
-// lost in a restore.
+// showLost answers with the page that lists an owner's lost devices, whose records were lost when
+// the hub's database was restored from a backup.
 func (s *Server) showLost(w http.ResponseWriter, r *http.Request) error {
 	p := &ui.LostPage{}
 	after := r.URL.Query().Get("after")

@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// After a restore, the owner's page of devices has a link to the list of the lost devices. Another
-// owner, and the owner of a hub that was never restored, see no such list.
+// After the hub was restored from a backup, the owner's page of devices links to the list of lost
+// devices. Another owner, or the owner on a hub that was never restored, sees no such link.
 func TestLostDevicesOnPages(t *testing.T) {
 	t.Parallel()
 	s := newRestoredScene(t, -time.Hour)

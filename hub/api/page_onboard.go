@@ -12,12 +12,12 @@ import (
 const (
 	// tokenRows is the number of join tokens on a page of the list.
 	tokenRows = 50
-	// onboardPath is the address of the list of join tokens: the first page of the section
+	// onboardPath is the address of the list of join tokens, which is the first page of the section
 	// "Onboard".
 	onboardPath = "/ui/onboard"
 )
 
-// shownOnboardTabs are the pages of the section "Onboard". Each page's address has a route.
+// shownOnboardTabs are the tabs of the section "Onboard" whose pages have a route.
 var shownOnboardTabs []ui.Tab
 
 func init() {
@@ -30,7 +30,7 @@ func init() {
 	}
 }
 
-// onboardTabs returns the tabs of the section. current is the address of the current tab.
+// onboardTabs returns the tabs of the section "Onboard" and marks the tab at the address current.
 func onboardTabs(current string) []ui.Tab {
 	tabs := slices.Clone(shownOnboardTabs)
 	for i := range tabs {

@@ -35,7 +35,7 @@ func (b *browser) form(path string, fields ...string) (int, string, http.Header)
 	return b.send("POST", path, values.Encode())
 }
 
-// secretIn finds the secret in the page of a new join token.
+// secretIn finds the secret of a new join token in the page that shows it.
 func secretIn(t *testing.T, page string) string {
 	t.Helper()
 	m := regexp.MustCompile(`name="secret" value="([^"]+)"`).FindStringSubmatch(page)
@@ -94,8 +94,9 @@ func TestTokenOfThePageOnboardsAMachine(t *testing.T) {
 	}
 }
 
-// The secret of a join token is only on one page and in one download. The secret is not on any
-// other page, and not in a URL, a cookie, a header, the log or the database's files.
+// The secret of a join token is only on the page that answers its creation, and in the download of
+// the token file. It is not on any other page, and not in a URL, a cookie, a header, the log or the
+// database's files.
 func TestTokenSecretIsNowhereElse(t *testing.T) {
 	t.Parallel()
 	var log locked.Buffer
@@ -134,7 +135,7 @@ func TestTokenSecretIsNowhereElse(t *testing.T) {
 	absentInFiles(t, s.Data(), secret)
 }
 
-// absentInFiles fails the test if any file in the folder contains the secret.
+// absentInFiles fails the test if any file in the folder dir contains the secret.
 func absentInFiles(t *testing.T, dir, secret string) {
 	t.Helper()
 	raw, err := base64.StdEncoding.DecodeString(secret)
@@ -157,8 +158,8 @@ func absentInFiles(t *testing.T, dir, secret string) {
 	}
 }
 
-// If the secret in the request is not the secret of the join token, the hub refuses the download.
-// The refusal contains no part of the request.
+// The hub refuses to send a token file unless the request contains the secret of the join token.
+// The refusal repeats nothing from the request.
 func TestTokenFileNeedsItsSecret(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -178,7 +179,8 @@ func TestTokenFileNeedsItsSecret(t *testing.T) {
 	}
 }
 
-// The form shows each problem next to the wrong field, and has the text that the person typed.
+// If a form for a new join token has errors, the answer shows each problem next to its field, and
+// still has the text that the person typed.
 func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -228,7 +230,7 @@ func TestTokenFormKeepsWhatWasTyped(t *testing.T) {
 	}
 }
 
-// An owner opens a page or sends a form with the id of another owner's join token. The answer is
+// If an owner opens a page or sends a form with the id of another owner's join token, the answer is
 // the same as for an id that does not exist.
 func TestOtherOwnersTokenHasNoPage(t *testing.T) {
 	t.Parallel()
@@ -267,8 +269,8 @@ func TestOtherOwnersTokenHasNoPage(t *testing.T) {
 	}
 }
 
-// The page shows a nick as text. The nick is not markup, and no character of the nick reorders the
-// text around it.
+// The pages show a join token's nick as plain text: its markup has no effect, and none of its
+// characters can reorder the text around it.
 func TestTokenPagesShowHostileTextAsText(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -298,8 +300,8 @@ func TestTokenPagesShowHostileTextAsText(t *testing.T) {
 	}
 }
 
-// To disable a token, a person must type the token's nick. This cannot be undone. Only a disabled
-// token can be deleted.
+// To disable a join token, which cannot be undone, a person must type the token's nick. Only a
+// disabled token can be deleted.
 func TestTokenIsDisabledAndDeletedOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -331,7 +333,7 @@ func TestTokenIsDisabledAndDeletedOnThePage(t *testing.T) {
 	}
 }
 
-// The list of join tokens has pages and shows each token's state. The overview has a link to a
+// The list of join tokens is split into pages and shows each token's state. The overview links to a
 // separate list of the tokens that expire soon.
 func TestTokenListHasPagesAndStates(t *testing.T) {
 	t.Parallel()

@@ -23,7 +23,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// The addresses of the tabs of the operator's pages. These pages read counters, accounts and the
+// The addresses of the tabs of the operator's pages. These pages show counters, accounts and the
 // hub's own state. They must not read a device's nick, metadata, logs or evidence.
 const (
 	operatorPath         = "/ui/operator"
@@ -35,12 +35,12 @@ const (
 
 const (
 	ownersOnPage = 100
-	// A page counts the agent versions of at most versionDevices devices. For each of these
-	// devices, the hub reads metadata of up to half a megabyte. The page shows at most versionRows
-	// versions.
+	// The page of versions counts the agent versions of at most versionDevices devices, because the
+	// hub reads up to half a megabyte of metadata for each of them. The page shows at most
+	// versionRows versions.
 	versionDevices, versionRows = 200, 50
-	// If the TLS certificate of the web pages expires within certificateSoon, the operator must
-	// act: ACME and similar tools would have renewed the certificate before that.
+	// If the TLS certificate of the web pages expires within certificateSoon, its renewal has
+	// failed: ACME and similar tools would have renewed it by then. So the operator must act.
 	certificateSoon = 14 * 24 * time.Hour
 )
 
@@ -84,8 +84,9 @@ func (s *Server) fillOwners(r *http.Request, p *ui.OperatorPage) error {
 	return nil
 }
 
-// versionForm matches an agent's version. A device sets its version itself, and may send any text.
-// The page shows only texts that match, because the operator must not see texts of owners' devices.
+// versionForm matches an agent's version. A device reports its version itself and may send any
+// text, and the operator must not see texts of owners' devices, so the page shows only texts that
+// match.
 var versionForm = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^(devel|v?[0-9]{1,5}(\.[0-9]{1,5}){1,3}([-+][0-9A-Za-z.+-]{1,30})?)$`)
 })
@@ -251,7 +252,7 @@ func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	if s.cfg.PageCertificate == nil {
 		return list
 	}
-	pages := ui.OperatorCertificate{Name: "For the pages", Where: s.cfg.PageURL, State: ui.StateBadge("valid"), Expires: s.cfg.PageCertificate.Expires(), Note: "Nothing."}
+	pages := ui.OperatorCertificate{Name: "For the web pages", Where: s.cfg.PageURL, State: ui.StateBadge("valid"), Expires: s.cfg.PageCertificate.Expires(), Note: "No action is necessary."}
 	switch left := pages.Expires.Sub(s.cfg.Now()); {
 	case pages.Expires.IsZero():
 		pages.State, pages.Note = ui.Badge{Tone: "bad", Text: "not issued"}, "The CA has not issued a certificate yet. Read the reason in the hub's log."
@@ -263,8 +264,8 @@ func (s *Server) ownCertificates() []ui.OperatorCertificate {
 	return append(list, pages)
 }
 
-// refusals returns the number of refused requests for each error code, from the metric `of`. `what`
-// says what these requests asked for, such as "onboarding".
+// refusals returns the number of refused requests for each error code in the metric `of`. `what`
+// says what was requested, such as "onboarding".
 func refusals(what string, of *prometheus.CounterVec) (list []ui.OperatorRefusals) {
 	metrics := make(chan prometheus.Metric)
 	go func() {

@@ -13,7 +13,7 @@ import (
 	"gangway/wire"
 )
 
-// operator returns a signed-in person with the account olga, which has the role operator.
+// operator returns a signed-in person whose account, olga, has the role operator.
 func (s *scene) operator(t *testing.T) *person {
 	t.Helper()
 	a, err := s.Store.AccountByNickOrEmail(t.Context(), "olga")
@@ -34,8 +34,8 @@ func (s *scene) setOperator(t *testing.T, id string, operator bool) {
 	}
 }
 
-// No request to the hub can give the role operator to an account. The test tries the caller's own
-// account and a new account.
+// No request to the hub can give an account the role operator. The test tries it with the caller's
+// own account and with a new account.
 func TestNoRequestGivesARole(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -58,8 +58,9 @@ func TestNoRequestGivesARole(t *testing.T) {
 	}
 }
 
-// The role operator takes effect at once. An open session can see the operator's pages as soon as
-// the account has the role. It cannot see these pages after the role is removed.
+// A change of the role operator takes effect at once, even in an open session: the session can see
+// the operator's pages as soon as the account has the role, and no longer after the role is
+// removed.
 func TestRoleActsAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -125,7 +126,8 @@ func TestOperatorsPagesShowCountsAndOwnersOnly(t *testing.T) {
 	}
 }
 
-// The list of owners has pages. Each page begins after the last nick of the previous page.
+// The list of owners is split into pages. Each page begins after the last nick of the previous
+// page.
 func TestOwnersInPages(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -167,19 +169,19 @@ func TestOperatorSeesAnExpiredPageCertificate(t *testing.T) {
 	p := newPageScene(t)
 	p.operator(t)
 	b := p.signedIn(t, "olga")
-	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the pages") || !strings.Contains(body, "expires soon") {
+	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the web pages") || !strings.Contains(body, "expires soon") {
 		t.Errorf("a day before the end: %.3000s", body)
 	}
 	p.Advance(25 * time.Hour)
 	b = p.signedIn(t, "olga")
-	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the pages: expired") {
+	if _, body, _ := b.send("GET", "/ui/operator/health", ""); !strings.Contains(body, "For the web pages: expired") {
 		t.Errorf("after the end: %.3000s", body)
 	}
 }
 
 // For each version of the agent, the operator sees how many devices of all owners run it. A device
-// sets its version itself. If a device's text is not a version, the page counts the device, but
-// does not show the text.
+// reports its version itself. If that text is not a version, the page counts the device but does
+// not show the text.
 func TestOperatorSeesVersionsAndNoOtherText(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -203,8 +205,8 @@ func TestOperatorSeesVersionsAndNoOtherText(t *testing.T) {
 	}
 }
 
-// If a hub has many devices, the page counts only some devices of each owner, and the page states
-// that.
+// On a hub with many devices, the page of versions counts only a sample of each owner's devices,
+// and says so.
 func TestVersionsAreCountedInASample(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

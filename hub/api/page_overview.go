@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// facetsOnPage is how many values the page shows for each field, such as the most frequent
-	// models.
+	// facetsOnPage is how many values the page shows for each field: of the field model, for
+	// example, the most frequent models.
 	facetsOnPage = 6
-	// arrivalDays is the number of days in the chart.
+	// arrivalDays is the number of days in the chart of new devices.
 	arrivalDays = 30
-	// A join token needs attention if it expires within expiresSoon. The page counts at most
+	// A join token needs attention if it expires within expiresSoon. The overview counts at most
 	// tokensSoon such tokens.
 	expiresSoon, tokensSoon = 7 * 24 * time.Hour, 100
 )
@@ -41,8 +41,8 @@ func (s *Server) showNumbers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPart(w, r, "overview", "numbers", ui.Page{Data: o})
 }
 
-// numbers counts the devices of the account, for example by state. Each count has the address of a
-// page that lists the counted devices.
+// numbers counts the account's devices, for example by state. Each count has the address of a page
+// that lists these devices.
 func (s *Server) numbers(r *http.Request) (*ui.Overview, error) {
 	account, now := accountOf(r), s.cfg.Now()
 	f, err := s.fleetSummary(r.Context(), account.ID, facetsOnPage, arrivalDays)
@@ -84,8 +84,7 @@ func (s *Server) numbers(r *http.Request) (*ui.Overview, error) {
 	return o, nil
 }
 
-// listOf returns the address of a list of devices. The list has the devices with the value `value`
-// in the field `field`.
+// listOf returns the address of the list of the devices whose field `field` has the value `value`.
 func listOf(field store.SearchField, value string) string {
 	return listQuery{text: search.Format(store.DeviceSearch{Terms: []store.SearchTerm{{Field: field, Value: value}}})}.path()
 }
@@ -102,7 +101,7 @@ func facetOf(name string, field store.SearchField, f Facet, total int) ui.Facet 
 	return facet
 }
 
-// The function `needs` returns the problems that need a person's attention, the most urgent first.
+// The function `needs` returns the problems that a person should look at, the most urgent first.
 func needs(f FleetSummary, tokens int) (list []ui.Todo) {
 	add := func(state string, n int, one, several, path string) {
 		if n == 0 {

@@ -19,8 +19,8 @@ import (
 
 const (
 	policyPath = "/ui/trust/policy"
-	// policyFormBody is the maximum number of bytes of an HTML form with a policy. The encoding of
-	// forms makes text up to three times as long.
+	// policyFormBody bounds the body of the policy's form, in bytes. The form encoding can make a
+	// text three times as long.
 	policyFormBody = 3*policy.MaxSize + 16<<10
 	// A preview judges at most previewDevices devices and previewWaiting waiting machines, because
 	// one judgement takes about a millisecond. It shows at most previewRows changes.
@@ -29,7 +29,7 @@ const (
 
 var (
 	errPolicyChanged = problem(http.StatusConflict, "policy-changed", "Compare your text with the policy that is in force now, and preview it again.", "Your policy or the hub's policy has changed since the preview.")
-	errPreviews      = problem(http.StatusTooManyRequests, "too-many-previews", "Wait until another preview has ended.", "Two previews of your account are running already.")
+	errPreviews      = problem(http.StatusTooManyRequests, "too-many-previews", "Wait until one of them has finished.", "Two previews of your account are running already.")
 )
 
 // policyExample is the example that the editor offers to an owner without a policy.
@@ -53,8 +53,8 @@ type policies struct {
 	hubDoc, ownDoc *policy.Document // nil: none
 }
 
-// version returns a hash of both policies. The HTML form of a preview contains this hash. When a
-// person sends the form, putPreviewed compares the hashes, to notice a change after the preview.
+// version returns a hash of both policies. The form of a preview contains this hash, so that
+// putPreviewed notices if a policy has changed since the preview.
 func (p *policies) version() string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(p.hub.Text+"\x00"+p.own.Text)))
 }
@@ -119,8 +119,8 @@ func trustTabs(current string) []ui.Tab {
 	return tabs
 }
 
-// typedPolicy returns the text of the form with line feeds only, because browsers send CR LF. A
-// text that is only white space becomes "".
+// typedPolicy returns the policy text in the form. Browsers send CR LF, which it replaces by line
+// feeds. A text that is only white space becomes "".
 func typedPolicy(r *http.Request) string {
 	text := strings.ReplaceAll(r.PostForm.Get("text"), "\r\n", "\n")
 	if strings.TrimSpace(text) == "" {
@@ -141,8 +141,8 @@ func parsePolicy(text string) (*policy.Document, error) {
 	return d, nil
 }
 
-// checkPolicyText returns the rules that a text would put into force, and its parsed form. It
-// judges no devices.
+// checkPolicyText parses a text, and returns the rules that it would put into force and the parsed
+// policy. It judges no devices.
 func checkPolicyText(text string, in *policies) (*ui.PolicyCheck, *policy.Document) {
 	c := &ui.PolicyCheck{Removes: text == ""}
 	d, err := parsePolicy(text)
@@ -166,7 +166,7 @@ func checkPolicyText(text string, in *policies) (*ui.PolicyCheck, *policy.Docume
 	return c, d
 }
 
-// checkPolicyOnPage checks the text while a person types. It judges no devices.
+// checkPolicyOnPage checks the policy while a person types it. It judges no devices.
 func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -181,7 +181,7 @@ func (s *Server) checkPolicyOnPage(w http.ResponseWriter, r *http.Request) error
 }
 
 // editPolicyOnPage previews a policy, or puts a previewed policy into force. It puts a text into
-// force only if the preview was of exactly this text.
+// force only if exactly this text was previewed.
 func (s *Server) editPolicyOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -282,21 +282,21 @@ func (s *Server) previewPolicy(r *http.Request, d *policy.Document) (*ui.PolicyP
 	if err := s.previewArrivals(ctx, p, trial, owner); err != nil {
 		return nil, err
 	}
-	// Put the changes first that need the person's attention most.
+	// The changes that most need the person's attention come first.
 	slices.SortStableFunc(p.Changes, func(a, b ui.PolicyChange) int { return rankOf(a.Would) - rankOf(b.Would) })
 	p.More = max(0, len(p.Changes)-previewRows)
 	p.Changes = p.Changes[:min(len(p.Changes), previewRows)]
 	return p, nil
 }
 
-// rankOf returns the rank of an outcome's badge in the list of changes: refused first.
+// rankOf returns the rank of an outcome's badge in the list of changes. Refusals come first.
 func rankOf(b ui.Badge) int {
 	return slices.Index([]string{"bad", "gone", "ask", "off", "ok"}, b.Tone)
 }
 
 // cutByParts returns a sentence if the new policy would no longer admit a device because of a part
-// of its boot, such as the boot loader. In other cases it returns "". One of these cases is that
-// the present policy already refuses the device for this reason.
+// of its boot, such as the boot loader. Otherwise, or if the present policy already refuses the
+// device for this reason, it returns "".
 func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.DeviceRow) (string, error) {
 	now, would := t.BootParts()
 	if len(would) == 0 || d.Enrolment == (store.Hash{}) {
@@ -310,7 +310,7 @@ func (s *Server) cutByParts(ctx context.Context, t *onboard.Trial, d *store.Devi
 	if _, _, before := unmet(states, now); !cut || before {
 		return "", nil
 	}
-	return fmt.Sprintf("The policy would require that the part %q of the boot is %s, but it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
+	return fmt.Sprintf("The policy would require the part %q of the boot to be %s, but it is %s.", part, state, cmp.Or(states[part], "not judged")), nil
 }
 
 // previewAboard judges the newest devices with the present policy and with the new policy, and adds
@@ -366,8 +366,8 @@ func (s *Server) previewAboard(ctx context.Context, p *ui.PolicyPreview, t *onbo
 	return nil
 }
 
-// tryDevice returns the outcome `now` for a device with the present policy, and the outcome `would`
-// with the new policy. The result `known` is false if the device's evidence cannot be read.
+// tryDevice returns the outcomes for a device: `now` with the present policy, and `would` with the
+// new policy. The result `known` is false if the device's evidence cannot be read.
 func (s *Server) tryDevice(ctx context.Context, t *onboard.Trial, d *store.Device) (now, would onboard.Outcome, known bool, err error) {
 	if d.Enrolment == (store.Hash{}) {
 		withoutNow, withoutThen := t.WithoutTPM()

@@ -26,7 +26,7 @@ func hidden(page, name string) string {
 	return html.UnescapeString(m[1])
 }
 
-// previewed previews a policy, and returns the page with the preview.
+// previewed previews the policy in text, and returns the page with the preview.
 func (b *browser) previewed(text string) string {
 	b.t.Helper()
 	return b.posts(policyPage, 200, "act", "preview", "text", text, "version", hidden(b.page(policyPage), "version"))
@@ -73,7 +73,7 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 		t.Errorf("in force: %q", p)
 	}
 	says(t, b.page(policyPage), "All TPMs are refused (reason: none of them).", "rule 1 , your policy")
-	// The preview of a removal of the policy shows that the device would be accepted again.
+	// The preview shows that without the policy, the hub would accept the device again.
 	page = b.posts(policyPage, 200, "act", "clear", "text", text, "version", hidden(b.page(policyPage), "version"))
 	says(t, page, "1 would be accepted at the next onboarding", "Remove the policy")
 	b.put(page, "", 303)
@@ -89,7 +89,7 @@ func TestPolicyPreviewShowsWhatItTouches(t *testing.T) {
 	}
 }
 
-// A person can put only the previewed text into force. The hub refuses another text. It also
+// A person can put only the previewed text into force: the hub refuses any other text. It also
 // refuses the previewed text if the owner's policy or the hub's policy has changed since the
 // preview. The typed text stays on the page.
 func TestPolicyThatChangedSinceThePreviewIsRefused(t *testing.T) {
@@ -151,8 +151,8 @@ func TestPolicyTextIsCheckedWhileItIsTyped(t *testing.T) {
 	b.posts(policyPage, 413, "act", "preview", "text", strings.Repeat("#", 300<<10))
 }
 
-// The requirement of a measured boot applies at once, so the preview lists the devices that lose
-// access.
+// A policy that requires a measured boot applies at once, so the preview lists the devices that
+// would lose access.
 func TestPolicyPreviewSaysWhomARequiredBootCutsOff(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -161,8 +161,8 @@ func TestPolicyPreviewSaysWhomARequiredBootCutsOff(t *testing.T) {
 	says(t, b.previewed("version: 1\nmeasured_boot: require\n"), "1 would lose access at once", "cut off")
 }
 
-// The hub has accepted a device of a two-step enrolment, and a device that its owner approved. A
-// preview of the same policy accepts these devices too.
+// A preview can also judge a device that onboarded with a two-step enrolment, and a device that its
+// owner approved. A preview of the policy in force has no effect on them.
 func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -186,7 +186,7 @@ func TestPolicyPreviewJudgesEveryKindOfEnrolment(t *testing.T) {
 	says(t, b.previewed("version: 1\nrules: [{firmware_below: 65535, then: refuse}]\n"), "2 would be refused at the next onboarding")
 }
 
-// A preview judges a bounded number of devices, and the page shows that number.
+// A preview judges a bounded number of devices, and the page shows how many it judged.
 func TestPolicyPreviewIsBounded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -204,8 +204,7 @@ func TestPolicyPreviewIsBounded(t *testing.T) {
 	}
 }
 
-// A preview verifies hundreds of signatures, so an account can run only two previews at the same
-// time.
+// A preview verifies hundreds of signatures, so an account can run at most two previews at a time.
 func TestPolicyPreviewsAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -19,16 +19,16 @@ const (
 	revisionRows = 50
 )
 
-// The values of ?show=. "underway" and "failed" list each device's newest revision, if this
-// revision is underway or has failed. ?q= limits this list to the devices that match a search.
-// "recent" lists all posted revisions, newest first.
+// The values of ?show=. "underway" and "failed" list the devices whose newest revision is underway
+// or has failed; ?q= limits this list to the devices that match a search. "recent" lists all posted
+// revisions, newest first.
 const (
 	showUnderway, showFailed, showRecent = "underway", "failed", "recent"
 )
 
 var revisionStates = map[string]string{showUnderway: store.StateUpdating, showFailed: store.StateFailed}
 
-// showRevisions lists revisions of all devices of an account.
+// showRevisions lists the revisions of all devices of an account.
 func (s *Server) showRevisions(w http.ResponseWriter, r *http.Request) error {
 	p, err := s.revisionsPage(r)
 	if text, ok := searchProblem(err); ok {
@@ -130,8 +130,8 @@ func fleetRevision(r store.Revision, nick string) ui.FleetRevision {
 		Report: trail.ReadReport(r.Progress), Commit: r.CommitMsg, Posted: r.Posted, Reported: r.ProgressTime}
 }
 
-// showRevisionRow answers with one row of the list, with which the browser updates that row.
-// ?id=DEVICE means the newest revision of the device with this id. ?id=DEVICE.REV means the
+// showRevisionRow answers with one row of the list, so that the browser can update that row.
+// ?id=DEVICE means the newest revision of the device with this id, and ?id=DEVICE.REV means its
 // revision with this number.
 func (s *Server) showRevisionRow(w http.ResponseWriter, r *http.Request) error {
 	id, number, isOne := strings.Cut(r.URL.Query().Get("id"), ".")

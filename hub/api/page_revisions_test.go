@@ -56,13 +56,13 @@ func TestRevisionsOfTheFleetAreListed(t *testing.T) {
 		t.Errorf("a made-up place: %d", status)
 	}
 
-	// The route that returns one row of the list answers only for the caller's own revisions.
+	// The route for one row of the list answers only for the caller's own revisions.
 	for id, want := range map[string]int{f.boatID: 200, f.boatID + ".1": 200, f.boatID + ".0": 200, f.boatID + ".7": 404, f.boatID + ".x": 404, f.pirateID: 404, f.pirateID + ".0": 404, "x": 404, "": 404} {
 		if status, page, _ := b.send("GET", "/ui/revisions/row?id="+id, ""); status != want || want == 200 && !strings.Contains(page, `data-id="`+id+`"`) {
 			t.Errorf("row %q: %d %s", id, status, brief.Of(page))
 		}
 	}
-	// The list of recent revisions still has the revisions of a deleted device, without the
+	// After a device is deleted, the list of recent revisions still has its revisions, without the
 	// device's nick, until the hub removes the device's trail.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID, nil, 200)
 	see("?show=recent", []string{"deleted"}, []string{nick, `href="/ui/devices/` + f.boatID})
@@ -113,8 +113,8 @@ func TestRecentRevisionsHavePages(t *testing.T) {
 	}
 }
 
-// The hub notifies open pages of each progress report, although the audit trail does not have the
-// progress reports.
+// The hub notifies open pages of each progress report, although progress reports are not in the
+// audit trail.
 func TestProgressIsToldToOpenPages(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

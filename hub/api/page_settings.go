@@ -33,8 +33,7 @@ var apiTokenRights = []struct{ name, title, words string }{
 var apiTokenLives = []int{7, 30, 90, 180, 365}
 
 // renderSettings answers with a tab of the settings. The function `change`, if not nil, alters the
-// tab before it is sent: it adds the text that a person typed, and an error message beside the
-// text.
+// tab before it is sent: it puts back what a person typed, with an error message beside it.
 func (s *Server) renderSettings(w http.ResponseWriter, r *http.Request, status int, tab string, change func(*ui.SettingsPage)) error {
 	p := &ui.SettingsPage{}
 	for _, t := range []ui.Tab{{Name: "Account", Path: settingsPath}, {Name: "Sessions", Path: sessionsPath}, {Name: "API tokens", Path: apiTokensPath}} {
@@ -69,7 +68,7 @@ func (s *Server) fillAccount(r *http.Request, p *ui.SettingsPage) error {
 	return s.fillLogRetention(r, p.Account)
 }
 
-// changePasswordOnPage replaces the password.
+// changePasswordOnPage replaces the account's password.
 func (s *Server) changePasswordOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -128,7 +127,7 @@ func (s *Server) disableOnPage(w http.ResponseWriter, r *http.Request) error {
 	return s.leave(w, r, "The account is disabled, and all its sessions are ended.")
 }
 
-// deleteAccountOnPage deletes the account, if the person typed its nick and password.
+// deleteAccountOnPage deletes the account if the person typed the account's nick and password.
 func (s *Server) deleteAccountOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -154,7 +153,7 @@ func (s *Server) deleteAccountOnPage(w http.ResponseWriter, r *http.Request) err
 	return s.leave(w, r, "The account is deleted.")
 }
 
-// endProblem shows the tab "Account" again, with a text about the error.
+// endProblem shows the tab "Account" again, with a message about the error.
 func (s *Server) endProblem(w http.ResponseWriter, r *http.Request, err error, show func(a *ui.SettingsAccount, text string)) error {
 	text, status, ok := s.formProblem(r, err)
 	if !ok {
@@ -223,8 +222,8 @@ func (s *Server) fillAPITokens(r *http.Request, p *ui.SettingsPage) error {
 	return err
 }
 
-// fillRights fills in the form for a new API token. After an error, the form has the person's
-// choices again.
+// fillRights fills in the form for a new API token. After an error, the form keeps the person's
+// choices.
 func fillRights(t *ui.SettingsAPITokens, r *http.Request) {
 	form := r.PostForm
 	t.Name, t.All = form.Get("name"), form.Get("all") != ""
@@ -255,8 +254,8 @@ func scopeWords(scope string) string {
 	return resource + " (" + words + ")"
 }
 
-// createAPITokenOnPage makes an API token. No address, cookie or log may contain the secret. So the
-// answer to the form is the page with the secret, and not a redirect.
+// createAPITokenOnPage makes an API token. It answers the form with the page that shows the secret,
+// and not with a redirect, because no address, cookie or log may contain the secret.
 func (s *Server) createAPITokenOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

@@ -21,8 +21,8 @@ func form(fields ...string) string {
 	return v.Encode()
 }
 
-// posts sends a form to a page, and returns the answer's text. It fails the test if the answer has
-// another status than `want`.
+// posts sends a form to a page, and returns the text of the answer. It fails the test unless the
+// answer's status is `want`.
 func (b *browser) posts(path string, want int, fields ...string) string {
 	b.t.Helper()
 	status, page, h := b.send("POST", path, form(fields...))
@@ -81,8 +81,7 @@ func TestSessionsTabEndsOtherSessions(t *testing.T) {
 	if len(ids) != 1 || !strings.Contains(page, "this one") {
 		t.Fatalf("%d other sessions: %.800s", len(ids), text(page))
 	}
-	// For a session of another account, the answer is the same as for a session that does not
-	// exist.
+	// For another account's session, the answer is the same as for a session that does not exist.
 	theirs := must(s.Store.Sessions(t.Context(), must(s.Store.AccountByNickOrEmail(t.Context(), "mallory"))(t).ID, s.Now()))(t)
 	here.posts("/ui/settings/sessions", 404, "end", theirs[0].ID())
 	mallory.status("GET", "/auth/auth_status", nil, 200)
@@ -99,8 +98,8 @@ func TestSessionsTabEndsOtherSessions(t *testing.T) {
 	here.page("/ui/settings/sessions")
 }
 
-// Only the answer to the creation of an API token contains the token's secret. No URL, cookie,
-// event or later page contains the secret.
+// The secret of an API token is only in the answer to the form that creates the token. No URL,
+// cookie, event or later page contains it.
 func TestAPITokensSecretIsInOneAnswerOnly(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -122,8 +121,8 @@ func TestAPITokensSecretIsInOneAnswerOnly(t *testing.T) {
 			t.Errorf("%s has the secret", path)
 		}
 	}
-	// If the same form is sent again, the hub makes no second API token, and the answer has no
-	// secret.
+	// If the same form is sent again, the hub makes no second API token, and the answer does not
+	// contain the secret.
 	status, page, _ = b.send("POST", "/ui/settings/api-tokens", form("name", "ci", "scope-devices", "devices.readonly", "life", "168h"))
 	if status != 409 || strings.Contains(page, "gwt_") || !strings.Contains(page, `value="ci"`) {
 		t.Errorf("a second form: %d %.500s", status, text(page))
@@ -162,8 +161,8 @@ func TestAPITokenIsRevokedOnThePage(t *testing.T) {
 	mine.status("GET", "/devices/", nil, 401)
 }
 
-// Deleting or disabling the account needs the password again: a browser that was left open is not
-// enough.
+// A person must type the password again to delete or disable the account, so that nobody can do
+// this in a browser that was left open.
 func TestAccountEndsOnThePageOnlyWithThePassword(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -236,7 +235,7 @@ func TestSettingsShowHostileTextAsText(t *testing.T) {
 	}
 }
 
-// The settings tell an operator what the role operator allows, and do not name the role to other
+// The settings tell an operator what the role operator allows, and do not mention the role to other
 // accounts.
 func TestSettingsSayWhatTheRoleIs(t *testing.T) {
 	t.Parallel()

@@ -14,9 +14,9 @@ import (
 	"gangway/internal/race"
 )
 
-// A request that changes something is refused if it has the browser's cookie, but not the session's
-// form token. The test sends such a request to every route that admits a session. These routes
-// include both web pages and the API.
+// The hub refuses a request that changes something if the request has the browser's cookie but not
+// the session's form token. The test sends such a request to every route that admits a session,
+// both of the web pages and of the API.
 func TestFormWithoutItsTokenIsRefused(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -101,9 +101,9 @@ func TestSignInLeadsOnlyToTheHubsPages(t *testing.T) {
 	}
 }
 
-// A visitor who is not signed in gets the sign-in form, and then the requested page. If the visitor
-// follows a link on another site, the browser does not send the cookie. The hub's answer then makes
-// the browser send the request again.
+// A visitor who is not signed in gets the sign-in form first, and then the requested page. If a
+// signed-in visitor follows a link on another site, the browser does not send the cookie, so the
+// hub's answer makes the browser send the request again.
 func TestSignedOutVisitorComesBack(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -125,8 +125,8 @@ func TestSignedOutVisitorComesBack(t *testing.T) {
 	}
 }
 
-// The notice on a page comes from a cookie. An attacker plants such a cookie in a person's browser.
-// The page does not interpret markup in the notice, and has no link to the attacker's site.
+// A page takes its notice from a cookie, which an attacker may have planted in the browser. The
+// page does not interpret markup in the notice, and does not link to the attacker's site.
 func TestPlantedNoticeIsHarmless(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -145,8 +145,8 @@ func TestPlantedNoticeIsHarmless(t *testing.T) {
 	}
 }
 
-// Static files are compressed, and browsers may cache them. Pages contain secrets, so pages are not
-// compressed and not cached.
+// Static files are compressed, and browsers may cache them. Pages are neither compressed nor
+// cached, because they contain secrets.
 func TestOnlyStaticFilesAreCompressedAndKept(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -9,8 +9,8 @@ import (
 	"gangway/hub/ui"
 )
 
-// signInForm shows the sign-in form. If the person is signed in already, it redirects to the next
-// page.
+// signInForm shows the sign-in form or, if the person is signed in already, redirects to the page
+// that the form would lead to.
 func (s *Server) signInForm(w http.ResponseWriter, r *http.Request) error {
 	next := safeReturn(r.URL.Query().Get("next"))
 	if callerOf(r).Account != nil {

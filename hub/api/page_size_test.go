@@ -17,8 +17,8 @@ import (
 	"gangway/wire/trail"
 )
 
-// pageBytes is the largest page, in bytes. With the static files, which take less than 36 kB, a
-// first load stays below 100 kB.
+// pageBytes is the largest size of a page, in bytes. The static files take less than 36 kB, so the
+// first page that a browser loads needs less than 100 kB.
 const pageBytes = 64 << 10
 
 // long returns n quotation marks. Each becomes five bytes on a page, because HTML escapes it.
@@ -85,8 +85,9 @@ func crowded(t *testing.T) *fleetScene {
 	return f
 }
 
-// Every page stays small, whatever devices, programs and people wrote: long names, thousands of
-// keys and files, long log lines, and texts whose every character needs several bytes on the page.
+// Every page stays small, whatever devices, programs and people have written: long names, thousands
+// of keys and files, long log lines, and texts in which every character needs several bytes on the
+// page.
 func TestHostileDataMakesNoLargePage(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {
@@ -115,7 +116,7 @@ func TestHostileDataMakesNoLargePage(t *testing.T) {
 	}
 }
 
-// A person sends texts that are as long as a form may be. The pages that name the problem stay
+// If a person sends texts that are as long as a form may be, the pages that report the problem stay
 // small too.
 func TestHostileFormMakesNoLargePage(t *testing.T) {
 	t.Parallel()
@@ -151,8 +152,9 @@ func TestHostileFormMakesNoLargePage(t *testing.T) {
 	}
 }
 
-// A long state does not fit into the form of its preview. So after the preview, the person uploads
-// the state's file again. The hub posts the state only if the file is the same as in the preview.
+// A long state does not fit into the form on the page of its preview, so the person uploads the
+// state's file again after the preview. The hub posts the state only if the file is the previewed
+// one.
 func TestLongStateIsPostedFromTheSameFile(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

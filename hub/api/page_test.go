@@ -23,8 +23,8 @@ import (
 // codeRooms lists the packages whose code refuses requests with an error code.
 var codeRooms = []string{"api", "boot", "evidence", "fetch", "onboard", "policy", "search"}
 
-// The table of error codes in docs/protocol.md has each code of the hub with its statuses, and no
-// other codes.
+// The table of error codes in docs/protocol.md has all codes of the hub, with their statuses, and
+// no others.
 func TestProtocolListsEveryErrorCode(t *testing.T) {
 	t.Parallel()
 	made := errorCodes(t)
@@ -61,8 +61,8 @@ func TestProtocolListsEveryErrorCode(t *testing.T) {
 	}
 }
 
-// The routes for devices in docs/protocol.md exist on the hub, and have the body sizes and rate
-// limits that docs/protocol.md states.
+// The routes for devices that docs/protocol.md lists exist on the hub, with the stated limits of
+// their body sizes and rates.
 func TestProtocolRoutesAndLimits(t *testing.T) {
 	t.Parallel()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "protocol.md"))
@@ -102,7 +102,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 			t.Errorf("%s: the page says %s, the hub takes %d bytes", route, body, rt.body)
 		}
 	}
-	// docs/protocol.md must name every route that has a rate limit for onboarding.
+	// docs/protocol.md must name every route that has one of the rate limits for onboarding.
 	for name, rt := range table {
 		if (rt.rate == onboardRate || rt.rate == signatureRate) && !listed[name] {
 			t.Errorf("the page lacks %s", name)
@@ -147,8 +147,8 @@ func size(words string) int {
 	return n * map[string]int{"KiB": 1 << 10, "MiB": 1 << 20}[unit]
 }
 
-// madeCode is an error code's place in the source, and the HTTP statuses that the hub sends with
-// this code.
+// madeCode has a place in the source that makes an error code, and the HTTP statuses that the hub
+// sends with this code.
 type madeCode struct {
 	at       string
 	statuses map[int]bool
@@ -162,9 +162,8 @@ func (m *madeCode) words() string {
 	return strings.Join(words, ", ")
 }
 
-// errorCodes finds the codes of refusals and problems in the source. For each code, it returns a
-// place in the source that makes the code. If errorCodes cannot evaluate an expression, the test
-// fails, so that no code is missed.
+// errorCodes finds the codes of refusals and problems in the source, each with a place that makes
+// it. If errorCodes cannot evaluate an expression, it fails the test, so that no code is missed.
 func errorCodes(t *testing.T) map[string]*madeCode {
 	t.Helper()
 	c := codes{t: t, made: map[string]*madeCode{}, constants: map[string]string{}}
@@ -208,9 +207,9 @@ type codes struct {
 	status    int               // the HTTP status in the call that makes the code; 0: statusOf returns it
 }
 
-// The checks of keys in package evidence join their codes from two parts. keys has the first parts,
-// one for each kind of key: EK, IAK and IDevID key. lacks has the second parts, one for each
-// missing attribute.
+// In package evidence, the checks of keys join their codes from two parts. The first part, from
+// keys, is the kind of key: EK, IAK or IDevID key. The second part, from lacks, is the missing
+// attribute.
 var (
 	keys  = []string{"ek", "iak", "idevid"}
 	lacks = []string{"not-fixed-tpm", "not-fixed-parent", "not-tpm-made", "not-signing"}
@@ -286,8 +285,8 @@ func (c *codes) expression(e ast.Expr) {
 			return
 		}
 	case *ast.BinaryExpr:
-		// In the expressions code+"-roca" and code+"-"+a.code, the variable `code` is one of keys,
-		// and a.code is one of lacks.
+		// In the expressions code+"-roca" and code+"-"+a.code, the variable `code` has a value in
+		// keys, and a.code a value in lacks.
 		if id, ok := e.X.(*ast.Ident); ok && id.Name == "code" {
 			if end, ok := literal(e.Y); ok {
 				for _, key := range keys {
@@ -310,9 +309,9 @@ func (c *codes) expression(e ast.Expr) {
 	c.t.Errorf("%s: this test cannot tell which error codes these are", c.fset.Position(e.Pos()))
 }
 
-// The method `can` reports whether the check of the key `key` can fail with the code ending `end`.
-// checkKey never checks an EK. Only the check of an IAK requires a restricted key. Only the check
-// of an IDevID key requires a key that is not restricted.
+// The method `can` reports whether the check of the key `key` can fail with a code that ends in
+// `end`. checkKey never checks an EK. Only an IAK must be restricted, and only an IDevID key must
+// not be.
 func (c *codes) can(key, end string) bool {
 	switch {
 	case end == "-not-restricted":
@@ -340,7 +339,7 @@ func (c *codes) add(code string, at ast.Node) {
 func (c *codes) statusOf(e ast.Expr) int {
 	if s, ok := e.(*ast.SelectorExpr); ok {
 		for status := 400; status < 600; status++ {
-			// A constant's name is its text without spaces: StatusNotFound is "Not Found".
+			// A constant's name ends in its text without spaces: StatusNotFound is "Not Found".
 			if s.Sel.Name == "Status"+strings.ReplaceAll(http.StatusText(status), " ", "") {
 				return status
 			}

@@ -40,14 +40,14 @@ func (s *Server) renderTokenForm(w http.ResponseWriter, r *http.Request, status 
 
 // createTokenOnPage creates a join token and answers with its secret.
 //
-// The answer to the form is the page itself and not a redirect. With a redirect, the hub would have
-// to keep the secret until the second request. Browsers do not store the page (Cache-Control:
-// no-store).
+// The answer to the form is the page itself and not a redirect, because with a redirect, the hub
+// would have to keep the secret until the second request. Browsers do not store the page
+// (Cache-Control: no-store).
 //
-// For the download of the token file, the page has a form that sends the secret back in its body.
-// downloadTokenFile answers with the file. A link to a data: URL would not need this request. But
-// that URL would contain the secret, and browsers write the URLs of downloads into their history.
-// Browsers do not write the body of a form into their history, and the hub does not log the body.
+// For the download of the token file, the page has a form that sends the secret back in its body,
+// and downloadTokenFile answers with the file. A link to a data: URL would make this request
+// unnecessary, but browsers write the URLs of downloads, and so the secret, into their history.
+// They do not write the body of a form there, and the hub does not log it.
 func (s *Server) createTokenOnPage(w http.ResponseWriter, r *http.Request) error {
 	f, n, life, err := readTokenForm(r)
 	if err != nil {
@@ -77,10 +77,10 @@ func (s *Server) createTokenOnPage(w http.ResponseWriter, r *http.Request) error
 	return s.renderPage(w, r, http.StatusOK, "tokenmade", ui.Page{Title: "Join token created", Section: ui.SectionOnboard, Data: d})
 }
 
-// tokenForm is the form for a new join token, with the typed values and their problems.
+// tokenForm is the form for a new join token, with the typed values and any errors in them.
 type tokenForm struct{ ui.TokenForm }
 
-// blame puts the text of an error beside the field that caused it.
+// blame puts an error's text beside the field that caused the error.
 func (f *tokenForm) blame(err error, text string) {
 	var p *Problem
 	var meta *store.MetaError
@@ -122,7 +122,8 @@ func readTokenForm(r *http.Request) (f tokenForm, n NewJoinToken, life time.Dura
 	return f, n, life, nil
 }
 
-// tokenLife parses the lifetime of a join token. The second result is a problem in words, or "".
+// tokenLife parses the lifetime of a join token. The second result describes what is wrong, or is
+// "".
 func tokenLife(text string) (time.Duration, string) {
 	if text == "" {
 		return defaultTokenLife, ""
@@ -137,8 +138,8 @@ func tokenLife(text string) (time.Duration, string) {
 	return life, ""
 }
 
-// readMetaLines reads metadata from lines KEY=VALUE. The result `wrong` is a problem in words, or
-// "".
+// readMetaLines reads metadata from lines of the form KEY=VALUE. The result `wrong` describes what
+// is wrong, or is "".
 func readMetaLines(text string) (m map[string]any, wrong string) {
 	lines := strings.FieldsFunc(text, func(c rune) bool { return c == '\n' || c == '\r' })
 	if len(lines) > maxMetaLines {
@@ -191,9 +192,9 @@ func (s *Server) ownToken(r *http.Request) (store.JoinToken, error) {
 // errTokenSecret is the answer if the secret in the form is not the join token's secret.
 var errTokenSecret = problem(http.StatusBadRequest, "token-secret", "Create a new join token, and download its file from the page that then appears.", "The form does not contain the secret of the join token.")
 
-// downloadTokenFile answers with the file of a join token, if the form has the token's secret. The
-// hub makes the file from its own data. Only the secret comes from the request. The hub checks the
-// secret first.
+// downloadTokenFile answers with the file of a join token if the form has the token's secret, which
+// it checks first. Only the secret comes from the request; the hub makes the rest of the file from
+// its own data.
 func (s *Server) downloadTokenFile(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

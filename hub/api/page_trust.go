@@ -29,13 +29,14 @@ const (
 	// maxChecked is the largest text or file with certificates that the hub checks, in bytes.
 	// checkedShown is the largest number of certificates of one file that the hub checks.
 	maxChecked, checkedShown = 256 << 10, 10
-	// checkBody bounds the form, which may have a text and a file of maxChecked bytes each.
+	// checkBody bounds the body of the form, which may have both a text and a file of maxChecked
+	// bytes.
 	checkBody = 2*maxChecked + 64<<10
 )
 
 // showMakers answers with the page of the trusted TPM makers. All owners of the hub share one trust
 // store, and one owner must not be able to make the other owners trust a maker. So owners can only
-// read the trust store. The operator changes the trust store (see page_trustchange.go).
+// read the trust store, and only the operator can change it (see page_trustchange.go).
 func (s *Server) showMakers(w http.ResponseWriter, r *http.Request) error {
 	return s.renderMakers(w, r, http.StatusOK, nil)
 }
@@ -64,7 +65,7 @@ func cutTo(text string, n int) string {
 	return strings.ToValidUTF8(text[:n], "")
 }
 
-// crlWords returns a sentence about whether the hub checks the makers' revocation lists.
+// crlWords returns a sentence that says whether the hub checks the makers' revocation lists.
 func (s *Server) crlWords() string {
 	if o := s.cfg.Onboard.Online; o != nil && o.ChecksCRLs() {
 		return "At each onboarding, the hub checks the makers' revocation lists."
@@ -140,8 +141,8 @@ func (s *Server) makerRow(e *trust.Entry) ui.MakerRow {
 	return row
 }
 
-// checkCertificates shows the facts in the certificates that a person pasted or uploaded, and
-// whether the hub trusts these certificates. It stores nothing.
+// checkCertificates shows what the certificates that a person pasted or uploaded contain, and
+// whether the hub trusts them. It stores nothing.
 func (s *Server) checkCertificates(w http.ResponseWriter, r *http.Request) error {
 	name, content, err := checkedFile(r)
 	if err != nil {
@@ -191,14 +192,13 @@ func readFileForm(r *http.Request) error {
 	return nil
 }
 
-// checkedFile returns the file in the form. If the form has no file, it returns the text in the
-// form.
+// checkedFile returns the file in the form or, if the form has no file, the text in the form.
 func checkedFile(r *http.Request) (name string, content []byte, err error) {
 	return fileOrText(r, "pem", maxChecked)
 }
 
-// fileOrText returns the file in the form. If the form has no file, it returns the field `field`.
-// It returns at most most+1 bytes of a file, so that the caller can refuse a larger file.
+// fileOrText returns the file in the form or, if the form has no file, the text in the field
+// `field`. It returns at most most+1 bytes of a file, so that the caller can refuse a larger file.
 func fileOrText(r *http.Request, field string, most int64) (name string, content []byte, err error) {
 	if err := readFileForm(r); err != nil {
 		return "", nil, err
@@ -277,7 +277,7 @@ func (s *Server) checkedMaker(c *trust.Certificate, set *trust.Set) ui.CheckedCe
 	return out
 }
 
-// checkedEK verifies an EK certificate with the present trust store, without a policy.
+// checkedEK verifies an EK certificate with the present trust store. It applies no policy.
 func (s *Server) checkedEK(ek *tcg.EKCertificate, above [][]byte, makers *onboard.Makers) ui.CheckedCertificate {
 	out := ui.CheckedCertificate{Title: "EK certificate of a TPM", Facts: boundedFacts(ek.Certificate.Raw), Badge: ui.Badge{Tone: "ok", Text: "trusted"}}
 	v := new(evidence.Verdict)

@@ -65,8 +65,8 @@ func TestTrustPageListsTheMakersInForce(t *testing.T) {
 	}
 }
 
-// An operator uploads a certificate for a check. The page shows the fields of the certificate, and
-// whether the hub trusts the certificate. The check changes nothing.
+// An operator uploads a certificate to check it. The page shows the fields of the certificate, and
+// whether the hub trusts it. The check changes nothing.
 func TestTrustPageChecksACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -23,20 +23,21 @@ import (
 	"gangway/tcg"
 )
 
-// The operator changes the trust store on these pages, in two steps: a preview, and the change
-// itself, which needs the account's password. A root admits machines of all owners, so a thief with
-// a stolen session must not be able to add a root.
+// On these pages, the operator changes the trust store in two steps: a preview, and the change
+// itself, which needs the account's password. A root admits machines of all owners, so a stolen
+// session must not be enough to add a root.
 
 const (
-	// maxAdded and maxAddedBytes bound the certificates of one change. So the preview, which
-	// contains the certificates, stays a small page.
+	// maxAdded and maxAddedBytes bound the certificates of one change, so that the preview, which
+	// contains the certificates, is a small page.
 	maxAdded, maxAddedBytes = 20, 48 << 10
 	// A preview examines at most effectDevices devices, effectWaiting waiting machines and
 	// effectOwners owners.
 	effectDevices, effectWaiting, effectOwners = 400, 100, 1000
-	// maxShownText is the largest refused text that the page shows again, in bytes.
+	// maxShownText is the largest text, in bytes, that the page shows again when the hub refuses
+	// it.
 	maxShownText = 8 << 10
-	// factLength bounds the names in a certificate on the page, in bytes.
+	// factLength bounds the names in a certificate that the page shows, in bytes.
 	factLength = 300
 )
 
@@ -160,7 +161,7 @@ func readAdded(name string, content []byte) (certs []trust.Certificate, problem 
 }
 
 // showMaker answers with the page of one certificate of the trust store. If the query has ?act=,
-// the page also shows a preview of this change: remove, distrust or restore.
+// which is remove, distrust or restore, the page also shows a preview of this change.
 func (s *Server) showMaker(w http.ResponseWriter, r *http.Request) error {
 	makers, e, err := s.makerInPath(r)
 	if err != nil {
@@ -209,8 +210,8 @@ func makerPath(fingerprint store.Hash) string {
 	return operatorMakersPath + "/" + hex.EncodeToString(fingerprint[:])
 }
 
-// makerInPath finds the certificate by the SHA-256 in the path. It does not find a certificate that
-// the operator has just removed.
+// makerInPath finds a certificate of the trust store by the SHA-256 in the path. It does not find a
+// certificate that the operator has just removed.
 func (s *Server) makerInPath(r *http.Request) (*onboard.Makers, trust.Entry, error) {
 	makers, err := s.cfg.Onboard.Makers(r.Context())
 	if err != nil {
@@ -247,9 +248,9 @@ func (s *Server) makerPage(r *http.Request, makers *onboard.Makers, e *trust.Ent
 	return p
 }
 
-// removable reports whether the operator can make the hub stop trusting a certificate by removing
-// the operator's import of it. This is not possible if the certificate is also built in, or is in a
-// file that 'gangway serve' reads.
+// removable reports whether the hub would no longer trust a certificate if the operator removed its
+// import. This is not so if the certificate is also built in, or is in a file that 'gangway serve'
+// reads.
 func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	if !e.Stored || e.BuiltIn {
 		return false
@@ -262,9 +263,9 @@ func (s *Server) removable(ctx context.Context, e *trust.Entry) bool {
 	return !still
 }
 
-// makerChange returns the change that `act` names: remove, distrust or restore. `did` says in words
-// what the change does, such as "was removed". `did` is empty if the certificate's state does not
-// allow the change.
+// makerChange returns the change that `act` names: remove, distrust or restore. The result `did`
+// says in words what the change did, such as "was removed", or is empty if the certificate's state
+// does not allow the change.
 func (s *Server) makerChange(r *http.Request, p *ui.TrustChangePage, e *trust.Entry, act string) (change store.TrustChange, did string) {
 	if !slices.ContainsFunc(p.Acts, func(a ui.TrustAct) bool { return a.Name == act }) {
 		return change, ""
@@ -299,17 +300,17 @@ func (s *Server) previewMaker(w http.ResponseWriter, r *http.Request, status int
 	return s.previewTrust(w, r, status, p, change, e)
 }
 
-// trustEvent returns the event of a change. The event belongs to the operator's account, so that
-// the account's audit trail shows the event.
+// trustEvent returns the event of a change of the trust store. The event belongs to the operator's
+// account, so it is in that account's audit trail.
 func (s *Server) trustEvent(r *http.Request, kind, format string, args ...any) store.Event {
 	e := trust.NewEvent(kind, s.cfg.Now(), format, args...)
 	e.Owner = accountOf(r).ID
 	return e.By(store.ActorIn(r.Context()))
 }
 
-// changeTrust makes a change, if the form has the account's password and the trust store has not
-// changed since the preview. If not, changeTrust sets the problem on the page, and the result
-// `done` is false.
+// changeTrust makes a change if the form has the account's password and the trust store has not
+// changed since the preview. Otherwise, it sets the problem on the page, and the result `done` is
+// false.
 func (s *Server) changeTrust(r *http.Request, makers *onboard.Makers, change store.TrustChange, p *ui.TrustChangePage) (done bool, err error) {
 	if r.PostFormValue("version") != trustVersion(makers.Set) {
 		p.Problem = errTrustChanged.Message + " " + errTrustChanged.Hint
@@ -363,7 +364,8 @@ type comparison struct {
 	effect     *ui.TrustEffect
 }
 
-// compareTrust examines the newest devices and the waiting machines of all owners.
+// compareTrust examines the newest devices and the waiting machines of all owners, up to the limits
+// of a preview.
 func (s *Server) compareTrust(ctx context.Context, c *comparison) (err error) {
 	c.effect.Devices, c.effect.AllDevices, err = s.sample(ctx, effectDevices, store.SortCreated, func(d *store.DeviceRow) error { return s.compareDevice(ctx, c, d) })
 	if err != nil {
@@ -382,18 +384,18 @@ func (s *Server) compareTrust(ctx context.Context, c *comparison) (err error) {
 	return nil
 }
 
-// sampledOwners returns at most effectOwners owners, and whether the hub may have more. The
-// owners with the fewest devices come first in the list.
+// sampledOwners returns at most effectOwners owners, those with the fewest devices first, and
+// whether the hub may have more owners.
 func (s *Server) sampledOwners(ctx context.Context) (owners []store.OwnerRow, more bool, err error) {
 	owners, err = s.cfg.Store.Owners(ctx, "", effectOwners)
 	slices.SortStableFunc(owners, func(a, b store.OwnerRow) int { return cmp.Compare(a.Devices, b.Devices) })
 	return owners, len(owners) == effectOwners, err
 }
 
-// sample calls `look` for at most `most` devices. It takes the same number of devices from every
-// owner. If an owner has fewer devices, sample takes more devices from the other owners. From each
-// owner, it takes the devices with the largest values of the sort key `by`. The result `looked` is
-// the number of calls of `look`, and `all` is the number of the hub's devices.
+// sample calls `look` for at most `most` devices. It takes equally many devices from every owner;
+// what owners with fewer devices leave over goes to the other owners. Of each owner's devices, it
+// takes those with the largest values of the sort key `by`. The result `looked` is the number of
+// calls of `look`, and `all` is the number of the hub's devices.
 func (s *Server) sample(ctx context.Context, most int, by store.SortKey, look func(*store.DeviceRow) error) (looked, all int, err error) {
 	counts, err := s.cfg.Store.HubCounts(ctx)
 	if err != nil {
@@ -449,7 +451,7 @@ func (s *Server) compareDevice(ctx context.Context, c *comparison, d *store.Devi
 }
 
 // The function `enrolled` returns an enrolment's request, with the intermediate certificates that
-// the hub fetched for it.
+// the hub fetched for its EK certificate.
 func enrolled(e *store.Enrolment) (*evidence.Request, error) {
 	request, err := evidence.ParseKept(e.Request)
 	if err != nil || request.EKCertificate == nil || len(e.EKLinks) == 0 {
@@ -495,8 +497,8 @@ func (s *Server) compareWaiting(ctx context.Context, c *comparison, owner string
 	return nil
 }
 
-// chains compares the chains of one EK certificate before and after the change. The result `has`
-// reports whether the EK certificate has a chain now, and `gets` whether it has a chain after the
+// chains compares the chains of one EK certificate before and after the change. The results `has`
+// and `gets` report whether the EK certificate has a chain now, and whether it has one after the
 // change. The result `through` reports whether the present chain contains the certificate that the
 // change is about.
 func (c *comparison) chains(r *evidence.Request, at time.Time) (through, has, gets bool) {
@@ -532,8 +534,8 @@ func (s *Server) addedCertificate(e *trust.Entry, set *trust.Set) ui.CheckedCert
 	return out
 }
 
-// boundedFacts is like certificateFacts, but with texts of bounded length, because a certificate
-// may have very long names.
+// boundedFacts is like certificateFacts, but shortens the texts, because a certificate may have
+// very long names.
 func boundedFacts(der []byte) []ui.Fact {
 	facts := certificateFacts(der)
 	for i := range facts {

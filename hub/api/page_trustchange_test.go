@@ -17,7 +17,7 @@ import (
 
 const addMakers = "/ui/operator/makers/add"
 
-// trustVersionOn returns the version of the trust store that a preview's form contains.
+// trustVersionOn returns the version of the trust store in the form of a preview.
 func trustVersionOn(t testing.TB, page string) string {
 	t.Helper()
 	found := regexp.MustCompile(`name="version" value="([0-9a-f]{64})"`).FindStringSubmatch(page)
@@ -27,7 +27,7 @@ func trustVersionOn(t testing.TB, page string) string {
 	return found[1]
 }
 
-// pemOn returns the certificates that a preview's form contains.
+// pemOn returns the certificates in the form of a preview.
 func pemOn(page string) string {
 	if found := regexp.MustCompile(`(?s)name="pem" value="([^"]*)"`).FindStringSubmatch(page); found != nil {
 		return html.UnescapeString(found[1])
@@ -39,8 +39,8 @@ func makerPage(c *x509.Certificate) string {
 	return fmt.Sprintf("/ui/operator/makers/%x", sha256.Sum256(c.Raw))
 }
 
-// trustScene is a hub with the signed-in operator olga. A machine of an unknown maker waits for the
-// decision of another owner, ada.
+// trustScene is a hub with the signed-in operator olga. A machine with a TPM of an unknown maker
+// waits for the decision of another account, ada.
 func trustScene(t *testing.T) (s *scene, olga *browser, stranger *fleet.Maker, machine *fleet.Device) {
 	t.Helper()
 	s = newScene(t)
@@ -53,9 +53,9 @@ func trustScene(t *testing.T) (s *scene, olga *browser, stranger *fleet.Maker, m
 	return s, s.signedIn(t, "olga"), stranger, machine
 }
 
-// The operator adds a root on the page, after a preview with the number of waiting machines whose
-// certificates would have a chain to this root. The machine then onboards, and the operator's audit
-// trail has the event.
+// The operator adds a root on the page. The preview says how many waiting machines' EK certificates
+// would chain to this root. After the change, the machine onboards, and the operator's audit trail
+// has the event.
 func TestOperatorAddsAMakerOnThePage(t *testing.T) {
 	t.Parallel()
 	s, b, stranger, machine := trustScene(t)
@@ -75,17 +75,17 @@ func TestOperatorAddsAMakerOnThePage(t *testing.T) {
 	says(t, b.page("/ui/audit?kind=trust."), "1 root and 0 intermediates were imported", fmt.Sprintf("%x", sha256.Sum256(root.Raw))[:16], "olga")
 	says(t, b.page(makerPage(root)), "trusted", "Source: import of maker.pem", "Remove it", "Distrust it")
 	says(t, b.posts(addMakers, 409, "pem", pemOf(root.Raw)), "trusts these certificates already")
-	// Another CA issued an intermediate. The intermediate becomes a root only if the operator
-	// selects this.
+	// A certificate that another CA issued becomes a root only if the operator selects this.
+	// Otherwise it is an intermediate.
 	page = b.posts(addMakers, 200, "pem", pemOf(stranger.Intermediate.Raw), "as-root", "yes")
 	says(t, page, "CA certificate, added as a root")
 	b.posts(addMakers, 303, "act", "import", "pem", pemOn(page), "as-root", "yes", "version", trustVersionOn(t, page), "password", hubtest.Password)
 	says(t, b.page(makerPage(stranger.Intermediate)), "Root. Source: import of the text")
 }
 
-// The operator removes, distrusts and restores a certificate, each after a preview. The preview has
-// the number of devices whose certificate chain contains this certificate. A device that has
-// onboarded stays active.
+// The operator removes, distrusts and restores a certificate. A preview before each change says how
+// many devices have this certificate in their certificate chain. A device that has onboarded stays
+// active.
 func TestOperatorDistrustsAMakerOnThePage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -99,7 +99,7 @@ func TestOperatorDistrustsAMakerOnThePage(t *testing.T) {
 		t.Error("the list has no link to the certificate")
 	}
 	// The certificate is in a file that 'gangway serve' reads, so the page offers to distrust it,
-	// and does not offer to remove it.
+	// but not to remove it.
 	if page := b.page(path); strings.Contains(page, "Remove it") {
 		t.Error("the page offers a removal without effect")
 	}
@@ -120,8 +120,8 @@ func TestOperatorDistrustsAMakerOnThePage(t *testing.T) {
 	says(t, b.page("/ui/audit?kind=trust."), "is distrusted now", "is trusted again")
 }
 
-// A thief of the operator's session cannot add a root, because the change needs the password. The
-// hub limits the attempts, and records each wrong password.
+// A thief of the operator's session cannot add a root, because that needs the password. The hub
+// limits the number of attempts, and records each wrong password.
 func TestStolenSessionAddsNoMaker(t *testing.T) {
 	t.Parallel()
 	s, b, stranger, machine := trustScene(t)
@@ -139,7 +139,7 @@ func TestStolenSessionAddsNoMaker(t *testing.T) {
 	waits(t, s.post(t, s.request(t, machine)), "ek-chain-untrusted")
 }
 
-// A change applies to the trust store that the operator has seen in the preview. If somebody
+// A change applies only to the trust store that the operator saw in the preview. If somebody
 // distrusts a certificate after the preview, the import does not end that distrust.
 func TestTrustChangeOfAnOldPreviewIsRefused(t *testing.T) {
 	t.Parallel()
@@ -158,9 +158,9 @@ func TestTrustChangeOfAnOldPreviewIsRefused(t *testing.T) {
 	must(machine.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// Hostile files for the operator's page: no certificate, an EK certificate, a private key, markup,
-// too many certificates and too many bytes. The hub adds no certificate of these files, and each
-// page stays small.
+// The operator uploads hostile files: with no certificate, an EK certificate, a private key,
+// markup, too many certificates or too many bytes. The hub adds no certificate from these files,
+// and each page stays small.
 func TestHostileMakersFileIsRefused(t *testing.T) {
 	t.Parallel()
 	s, b, stranger, _ := trustScene(t)
@@ -209,7 +209,7 @@ func TestHostileMakersFileIsRefused(t *testing.T) {
 	}
 }
 
-// An owner reads the trust store and finds no form that changes it. The previews do not show an
+// An owner can read the trust store, but finds no form that changes it. The previews do not show an
 // operator the name of an owner's machine.
 func TestOwnerCannotChangeTheMakers(t *testing.T) {
 	t.Parallel()

@@ -20,16 +20,15 @@ import (
 	"gangway/wire"
 )
 
-// This file has the pages of the waiting devices: machines that cannot onboard before a person has
-// decided about their evidence. The evidence raises questions, such as an EK certificate from an
+// This file has the pages of the waiting devices: machines that cannot onboard until a person has
+// decided about their evidence, because it raises questions, such as an EK certificate from an
 // unknown maker.
 //
 // A decision must apply only to the evidence and the questions that the page showed. So each form
-// has, for each machine, a digest of the machine's evidence and questions. In the
-// transaction that stores the decision, the store compares this digest with the machine's present
-// evidence and questions. A machine that arrived after the page was shown is not in the form. If a
-// machine's evidence or questions have changed, the decision about the machine is not stored, and
-// the page says so.
+// has a digest of the evidence and the questions of each machine, and the transaction that stores
+// the decision compares this digest with the machine's present evidence and questions. If they have
+// changed, the decision about that machine is not stored, and the page says so. A machine that
+// arrived after the page was shown is not in the form, so the decision does not cover it.
 const (
 	waitingPath = "/ui/onboard/waiting"
 	// waitingRows is the number of machines that a page shows with all their facts.
@@ -42,8 +41,7 @@ const (
 )
 
 // A person must decide the questions about a machine's evidence, such as a missing EK certificate.
-// For the code of each question, `means` has a sentence that tells the person what an approval
-// means.
+// For the code of a question, `means` has a sentence that says what an approval would mean.
 var means = map[string]string{
 	evidence.CodeNoCertificate: "You confirm that this EK belongs to a real TPM in one of your machines. No certificate of a TPM maker proves that.",
 	evidence.CodeUntrusted:     "You trust this TPM although the hub does not trust the CA of its certificate. For other TPMs, the hub does not trust that CA.",
@@ -54,8 +52,8 @@ var means = map[string]string{
 }
 
 // A person decides about a group of machines whose questions have the same codes. For some codes,
-// the machines of a group must have more in common. If a code is in ofMaker, they must have TPMs of
-// the same maker and model. If a code is in ofReason, the reasons in their questions must be equal.
+// the machines of a group must have more in common: for a code in ofMaker, the makers and models of
+// their TPMs must be equal, and for a code in ofReason, the reasons in their questions.
 var (
 	ofMaker  = []string{evidence.CodeUntrusted, evidence.CodeKind, "ek-certificate-expired", "policy"}
 	ofReason = []string{evidence.CodeUntrusted, evidence.CodeKind, "policy", "verdict-unreadable"}
@@ -125,8 +123,8 @@ func (s *Server) showWaiting(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "waiting", ui.Page{Title: "Waiting devices", Section: ui.SectionOnboard, Data: room})
 }
 
-// showWaitingMachine shows all facts about one waiting machine: as a page or, if htmx requests it,
-// as the part that opens in the list.
+// showWaitingMachine shows all facts about one waiting machine, either as a page of its own or, if
+// htmx requests it, as the part of the list's page that opens below the machine's row.
 func (s *Server) showWaitingMachine(w http.ResponseWriter, r *http.Request) error {
 	row, err := s.cfg.Store.WaitingByID(r.Context(), accountOf(r).ID, r.PathValue("id"), s.cfg.Now())
 	if err != nil {
@@ -152,8 +150,8 @@ type alike struct {
 	rows      []store.WaitingDevice
 }
 
-// groups returns all waiting machines of an owner in groups with the same likeness key, the largest
-// group first. The store bounds the number of waiting machines.
+// groups puts all waiting machines of an owner into groups with the same likeness key, and returns
+// the largest group first. The store bounds the number of waiting machines.
 func (s *Server) groups(ctx context.Context, owner string) (list []*alike, total int, err error) {
 	page, err := s.cfg.Store.WaitingPage(ctx, store.WaitingFilter{Owner: owner, State: store.Undecided, Now: s.cfg.Now(), Limit: onboard.MaxWaiting})
 	if err != nil {
@@ -199,7 +197,8 @@ func (s *Server) fillGroups(ctx context.Context, owner string, room *ui.WaitingR
 	return nil
 }
 
-// fillCloned finds the devices whose TPM state (keys and clock) several machines may have.
+// fillCloned fills in the devices that may be clones: several machines may have the device's TPM
+// state, that is, its keys and its clock.
 func (s *Server) fillCloned(ctx context.Context, owner string, room *ui.WaitingRoom) error {
 	page, err := s.cfg.Store.SearchDevices(ctx, store.DeviceSearch{Owner: owner, Terms: []store.SearchTerm{{Field: store.FieldState, Value: store.StateCloned}}, Limit: clonedRows})
 	if err != nil {
@@ -254,7 +253,7 @@ func (s *Server) waitingMachines(ctx context.Context, rows []store.WaitingDevice
 	return list, nil
 }
 
-// requestFacts returns the facts that a request states, apart from the EK certificate.
+// requestFacts returns the facts that a machine's request states, apart from the EK certificate.
 func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
 	facts := []ui.Fact{{Name: "EK, TPM name", Value: fmt.Sprintf("%x", f.EKName), Mono: true}, {Name: "Device key", Value: w.KeyAlgorithm}}
 	way := "one request (TCG-CSR-IDEVID)"
@@ -273,15 +272,15 @@ func requestFacts(w store.WaitingDevice, f onboard.RequestFacts) []ui.Fact {
 		ui.Fact{Name: "Under power", Value: ui.Roughly(since), Note: "since the TPM was last cleared"})
 }
 
-// seenForm returns the value of a form's field "machine": the waiting id, a dot, and the digest of
-// the shown evidence.
+// seenForm returns the value of a form's field "machine": the machine's waiting id, a dot, and the
+// digest of the evidence and questions that the page showed.
 func seenForm(w store.WaitingDevice) string {
 	digest := w.Digest()
 	return w.DeviceID + "." + hex.EncodeToString(digest[:])
 }
 
-// readSeen reads the fields "machine" of a form. If a machine is in several fields, readSeen
-// returns the machine only once.
+// readSeen reads the fields "machine" of a form. It returns each machine only once, even if several
+// fields name it.
 func readSeen(fields []string) (list []seenMachine, err error) {
 	wrong := problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The form does not say which machines the page showed.")
 	for _, field := range fields {
@@ -314,7 +313,7 @@ func (s *Server) showGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	i := slices.IndexFunc(groups, func(g *alike) bool { return g.key == r.URL.Query().Get("alike") })
 	if i < 0 {
-		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "These machines do not wait any more, or their questions have changed."})
+		return s.redirect(w, r, waitingPath, ui.Notice{Tone: "warn", Text: "These machines are no longer waiting, or their questions have changed."})
 	}
 	g := groups[i]
 	p := &ui.WaitingPreview{Tabs: onboardTabs(waitingPath), Questions: g.questions, More: max(0, len(g.rows)-decideAtOnce)}
@@ -327,9 +326,8 @@ func (s *Server) showGroup(w http.ResponseWriter, r *http.Request) error {
 	return s.renderPage(w, r, http.StatusOK, "alike", ui.Page{Title: fmt.Sprintf("One decision about %s", counted(len(g.rows), "machine")), Section: ui.SectionOnboard, Data: p})
 }
 
-// decideOnPage applies a decision to each machine of a form. The hub may be unable to store the
-// decision about some machines. It then answers with a page that lists these machines and the
-// reasons.
+// decideOnPage applies a decision to each machine in a form. If the hub cannot store the decision
+// about some machines, it answers with a page that lists these machines and the reasons.
 func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err

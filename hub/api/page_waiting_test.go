@@ -82,8 +82,8 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 			t.Errorf("%d: the page lacks %q", status, want)
 		}
 	}
-	// The facts that the list does not show are on the machine's own page. A person can also open
-	// these facts as a part of the list's page.
+	// The machine's own page also has the facts that the list does not show. A person can open that
+	// page's content within the list, too.
 	other := waits(t, s.post(t, s.request(t, evil)), "ek-chain-untrusted").DeviceID
 	for of, more := range map[string][]string{
 		id:    {"The machine sent no EK certificate.", fmt.Sprintf("%x", must(d.EK.Public.Name())(t))},
@@ -123,9 +123,8 @@ func TestWaitingRoomShowsAllThatIsKnown(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// After the preview of a group, a new machine with the same questions arrives, and a shown machine
-// changes its evidence. The decision does not cover the new machine, and does not cover the changed
-// machine.
+// After the preview of a group, a new machine with the same questions arrives, and one of the shown
+// machines changes its evidence. The decision about the group covers neither of them.
 func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -157,8 +156,8 @@ func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	if n := s.eventsOf(t, "device.approved"); n != 2 {
 		t.Errorf("%d events of 2 approvals", n)
 	}
-	// If a person sends the same form again, the hub stores no decision, because the machines' rows
-	// in the store have changed since the first decision.
+	// If a person sends the same form again, the hub stores no decision, because the first decision
+	// changed the machines' records.
 	if status, page, _ := b.send("POST", "/ui/waiting/decide", form.Encode()); status != 409 || !strings.Contains(page, "0 of 3") {
 		t.Errorf("again: %d %s", status, brief.Of(page))
 	}
@@ -172,8 +171,8 @@ func TestGroupDecisionSweepsInNoMachineThatWasNotShown(t *testing.T) {
 	}
 }
 
-// A person looks at a machine's evidence. If the machine then repeats its request, even from
-// another address, a decision about the shown evidence is still valid.
+// If a machine repeats its request while a person looks at its evidence, even from another address,
+// the person's decision about the shown evidence is still valid.
 func TestRepeatedRequestDoesNotSpoilADecision(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -191,7 +190,7 @@ func TestRepeatedRequestDoesNotSpoilADecision(t *testing.T) {
 }
 
 // A group has only machines with the same questions. For some questions, the TPM's maker and model,
-// and the reason in the question, must be equal too.
+// or the reason in the question, must be equal too.
 func TestOnlyMachinesWithTheSameQuestionsAreAlike(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -331,8 +330,8 @@ func TestDecisionNeedsTheFormOfThePage(t *testing.T) {
 	}
 }
 
-// A machine sends text with markup. The pages of waiting devices, previews and decisions show the
-// text, and do not interpret the markup.
+// If a machine sends text with markup, the pages of waiting devices, previews and decisions show
+// the text and do not interpret the markup.
 func TestWaitingMachineIsNoMarkup(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

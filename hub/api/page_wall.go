@@ -11,17 +11,18 @@ import (
 	"gangway/hub/ui"
 )
 
-// The wall is a page for a screen that nobody operates. The page has a bounded number of rows. When
-// something changes, the browser fetches all rows again. So the page can stay open for weeks.
+// The wall is a page for a screen on a wall, which nobody operates and which can stay open for
+// weeks. So the page has a bounded number of rows, and when something changes, the browser fetches
+// all of them again.
 const (
 	wallPath = "/ui/wall"
-	// wallRows is the number of rows that a screen has space for. At most wallUnderway of them are
-	// machines that are onboarding; the others are the devices that onboarded last.
+	// wallRows is the number of rows that fit on the screen. At most wallUnderway of them show
+	// machines that are onboarding; the others show the devices that onboarded last.
 	wallRows, wallUnderway = 10, 3
 	// newFor is how long the wall highlights a new device.
 	newFor = 2 * time.Minute
-	// wallRefresh is the time after which a browser without JavaScript loads the page again, in
-	// seconds.
+	// wallRefresh is the number of seconds after which a browser without JavaScript reloads the
+	// page.
 	wallRefresh = 20
 )
 
@@ -30,7 +31,7 @@ func (s *Server) showWall(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// The page is dark by default. With ?scheme=system it has the color scheme of the browser.
+	// The page is dark by default. With ?scheme=system, it follows the browser's color scheme.
 	look := "wall dark"
 	if r.URL.Query().Get("scheme") == "system" {
 		look = "wall"
@@ -86,8 +87,8 @@ func (s *Server) wall(ctx context.Context, owner string) (*ui.Wall, error) {
 	return wall, nil
 }
 
-// underway lists the newest machines that have not finished their onboarding. These machines have
-// not activated their certificates yet, or wait for their owner's decision.
+// underway lists the newest machines whose onboarding has not finished: those that have not
+// activated their certificates yet, and those that wait for their owner's decision.
 func (s *Server) underway(ctx context.Context, owner string, most int) (list []ui.WallMachine, err error) {
 	now := s.cfg.Now()
 	pending, err := s.cfg.Store.PendingEnrolments(ctx, owner, now, most)
@@ -115,8 +116,8 @@ func machineName(serial string) string {
 	return ui.Visible(serial)
 }
 
-// arrived describes the onboarding of a device: how long the onboarding took, and on which evidence
-// the hub accepted the device.
+// arrived describes how a device onboarded: how long it took, and on which evidence the hub
+// accepted the device.
 func (s *Server) arrived(ctx context.Context, d store.Device) (ui.WallMachine, error) {
 	m := ui.WallMachine{ID: d.ID, Name: ui.Visible(d.Nick), Model: ui.Visible(d.ProdModel), Time: d.Created, New: s.cfg.Now().Sub(d.Created) < newFor, State: ui.Badge{Tone: "off", Text: "no TPM"}}
 	e, has, err := orMissing(s.cfg.Store.Enrolment(ctx, d.Enrolment))

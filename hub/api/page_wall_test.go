@@ -12,8 +12,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// The wall page, which is for a screen on a wall, lists the devices that onboarded last and the
-// machines that are onboarding. It has no controls.
+// The wall lists the devices that onboarded last and the machines that are onboarding. It has no
+// controls, because it is for a screen that nobody operates.
 func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -49,7 +49,8 @@ func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 			t.Errorf("the wall lacks %q: %s", want, brief.Of(page))
 		}
 	}
-	// The wall does not show a device's id before the activation: see PendingEnrolments.
+	// The wall does not show the id of a device that has not activated its certificates yet,
+	// because PendingEnrolments does not return it.
 	if n := strings.Count(page, "data-id="); n != 1 {
 		t.Errorf("%d ids", n)
 	}
@@ -61,7 +62,7 @@ func TestWallShowsArrivalsAndWhatIsUnderway(t *testing.T) {
 	}
 }
 
-// The number of the wall's rows is bounded, whatever happens, so that the page can stay open for
+// The wall has a bounded number of rows, whatever happens, so that the page can stay open for
 // weeks.
 func TestWallIsBounded(t *testing.T) {
 	t.Parallel()
@@ -106,15 +107,14 @@ func TestWallShowsNothingOfOthersAndNoMarkup(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, brief.Of(page))
 		}
 	}
-	// The wall page in the browser requests its list again and again. If nobody is signed in any
-	// more, the hub answers this request with 401, so that the page can show that the session has
-	// ended.
+	// An open wall page requests its list again and again. Once nobody is signed in, the hub
+	// answers 401, so that the page can say that the session has ended.
 	nobody := s.person(t, "")
 	if status, _, h := nobody.request("GET", "/ui/wall/part", nil, map[string]string{"Accept": "text/html", "HX-Request": "true"}); status != 401 || h.Get("HX-Redirect") != "/sign-in" {
 		t.Errorf("signed out: %d", status)
 	}
-	// A script on a page sends a request that needs a sign-in. After the sign-in, the browser
-	// returns to that page, but only if the page is on this hub.
+	// If a script on a page sends a request that needs a sign-in, the browser returns to that page
+	// after the sign-in, but only if the page is on this hub.
 	for from, to := range map[string]string{
 		s.URL + "/ui/wall?scheme=system": "/sign-in?next=%2Fui%2Fwall%3Fscheme%3Dsystem",
 		"https://evil.example/claim/x":   "/sign-in",

@@ -15,14 +15,14 @@ import (
 )
 
 // The web pages may have their own host name and listener, with a certificate that browsers trust.
-// This listener serves the web pages, and the API for people's programs. It requests no client
-// certificate and does not serve the routes for devices.
+// This listener serves the web pages and the API for people's programs. It requests no client
+// certificate, and does not serve the routes for devices.
 
 // PageCertificate is the TLS certificate of the web pages' own listener. Package webcert implements
 // it.
 type PageCertificate interface {
 	GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// Protocols are ALPN protocols that the listener accepts besides the ALPN protocols of HTTP.
+	// Protocols are the ALPN protocols that the listener accepts in addition to those of HTTP.
 	Protocols() []string
 	// Run keeps the certificate valid until ctx ends.
 	Run(ctx context.Context)
@@ -31,7 +31,7 @@ type PageCertificate interface {
 	Expires() time.Time
 }
 
-// checkPages checks PageURL and PageCertificate.
+// checkPages checks the fields PageURL and PageCertificate.
 func (c *Config) checkPages() error {
 	if (c.PageURL == "") != (c.PageCertificate == nil) {
 		return errors.New("hub: the web pages need both a URL and a TLS certificate")
@@ -55,8 +55,8 @@ type onPagesKey struct{}
 // onPages reports whether a request came through the web pages' own listener.
 func onPages(r *http.Request) bool { return r.Context().Value(onPagesKey{}) != nil }
 
-// urlFor returns the URL of the listener that received the request. A client of one listener might
-// not trust the certificate of the other listener.
+// urlFor returns the URL of the listener that received the request, because the client may not
+// trust the certificate of the other listener.
 func (s *Server) urlFor(r *http.Request) string {
 	if onPages(r) {
 		return s.cfg.PageURL
@@ -65,8 +65,8 @@ func (s *Server) urlFor(r *http.Request) string {
 }
 
 // deviceRoutes are routes that only devices use, although the route table lets people call them
-// too. The table cannot demand a device's certificate there: the device proves its identity in the
-// body, or cannot prove an identity yet.
+// too. The table cannot demand a device certificate for them, because the device proves its
+// identity in the body, or cannot prove an identity yet.
 var deviceRoutes = []string{
 	"POST /onboard", "GET /claims/{code}", "POST /enroll/request", "POST /register", "POST /devices/register", "POST /auth/signature/verify",
 	"POST /devices",
@@ -81,7 +81,7 @@ func (rt *route) forDevices() bool {
 	return slices.Contains(deviceRoutes, rt.name())
 }
 
-// errDeviceRoute refuses a device's request on the listener of the web pages.
+// errDeviceRoute is the answer to a request for a device's route on the listener of the web pages.
 func (s *Server) errDeviceRoute() *Problem {
 	return problem(http.StatusNotFound, "device-route", "Use "+s.cfg.PublicURL+" for devices.", "This address of the hub is for people only, and does not serve the routes for devices.")
 }
@@ -109,8 +109,8 @@ func (s *Server) PageTLSConfig() *tls.Config {
 	}
 }
 
-// ServePages serves the web pages on their own listeners. After ctx ends, it continues for the time
-// Config.Drain, and then stops. Serve must run at the same time.
+// ServePages serves the web pages on their own listeners. After ctx ends, it continues for the
+// duration Config.Drain, and then stops. Serve must run at the same time.
 func (s *Server) ServePages(ctx context.Context, listeners ...net.Listener) error {
 	if s.cfg.PageURL == "" {
 		return errors.New("hub: the configuration has no URL for the web pages")

@@ -31,8 +31,8 @@ import (
 
 const pageHost = "fleet.example"
 
-// pageScene is a hub with a separate host name for its web pages. This host name has a certificate
-// from another CA.
+// pageScene is a hub with a separate host name for its web pages, whose certificate is from another
+// CA.
 type pageScene struct {
 	*scene
 	listener net.Listener
@@ -69,8 +69,8 @@ func newPageScene(t *testing.T) *pageScene {
 	return p
 }
 
-// visit sends a request to the host name of the hub's web pages. If `certs` is not empty, the
-// client uses this certificate of a device.
+// visit sends a request to the host name of the hub's web pages, with the device certificate in
+// `certs`, if any, as the client certificate.
 func (p *pageScene) visit(t *testing.T, method, path, body string, header map[string]string, certs ...tls.Certificate) (int, string, http.Header) {
 	t.Helper()
 	c := &http.Client{
@@ -165,8 +165,8 @@ func TestPagesOwnNameAsksForNoCertificate(t *testing.T) {
 	}
 }
 
-// A person can sign in at both host names. Each cookie is for one host name only. The hub refuses a
-// form from a page of the other host name.
+// A person can sign in at both host names. A cookie is valid for one host name only, and the hub
+// refuses a form from a page of the other host name.
 func TestSignInWorksAtBothNames(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -190,8 +190,8 @@ func TestSignInWorksAtBothNames(t *testing.T) {
 	}
 }
 
-// Each answer announces the URL of the hub's web pages. The URLs in an answer have the host name
-// that the client used.
+// Each answer announces the URL of the hub's web pages, and all other URLs in the answer have the
+// host name that the client used.
 func TestAddressesFollowTheName(t *testing.T) {
 	t.Parallel()
 	p := newPageScene(t)
@@ -214,8 +214,8 @@ func TestAddressesFollowTheName(t *testing.T) {
 	}
 }
 
-// If a configuration has only the URL of the web pages or only their certificate, the hub refuses
-// the configuration.
+// The hub refuses a configuration that has the URL of the web pages but no certificate for them, or
+// a certificate but no URL.
 func TestPagesOwnNameNeedsURLAndCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

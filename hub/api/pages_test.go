@@ -12,8 +12,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// browser is a person who uses the web pages. Unlike other persons of the tests, it sends forms,
-// and a cookie instead of a bearer token.
+// browser is a person who uses the web pages. Unlike the type person, it sends forms, and
+// identifies itself with a cookie instead of a bearer token.
 type browser struct {
 	*person
 	cookie string
@@ -47,7 +47,7 @@ func (b *browser) send(method, path, form string) (int, string, http.Header) {
 	return status, string(page), h
 }
 
-// The method `sees` opens a page. It checks that the page has each text in `has` and no text in
+// The method `sees` opens a page, and checks that the page has each text in `has` and no text in
 // `lacks`.
 func (b *browser) sees(path string, has, lacks []string) {
 	b.t.Helper()
@@ -133,8 +133,8 @@ func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
 	}
 }
 
-// A device sends text about itself, and a person types text into a form. These texts are never
-// markup on a page.
+// The pages show text that a device sends about itself, and text that a person types into a form,
+// without interpreting any markup in it.
 func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -191,7 +191,7 @@ func TestOversizedFormIsRefused(t *testing.T) {
 	}
 }
 
-// A browser gets an error as a page; programs get JSON.
+// A browser gets an error as a page, and a program gets it as JSON.
 func TestBrowserGetsAPageForAProblem(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

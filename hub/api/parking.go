@@ -19,24 +19,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A device keeps one connection, on which it sends a request each minute. Between two requests,
-// net/http needs more memory for a connection than crypto/tls: two buffers, and a goroutine whose
-// stack the handshake and the last request have enlarged. So the hub parks an idle connection: it
-// takes the connection back from net/http, waits until the client sends something, and gives the
-// connection to net/http again, like a new connection. One goroutine waits for all parked
-// connections, with epoll. With one goroutine for each connection, the goroutines would use a
-// quarter of the memory.
+// A device keeps one connection open and sends a request on it each minute. Between two requests,
+// net/http needs more memory for the connection than crypto/tls does: two buffers, and a goroutine
+// whose stack has grown during the handshake and the last request. So the hub parks an idle
+// connection: it takes the connection back from net/http, waits until the client sends something,
+// and then passes the connection to net/http again, as if it were new. One goroutine waits for all
+// parked connections, with epoll, because one goroutine for each connection would use a quarter of
+// the memory.
 
 // parkAfter is how long a connection is idle before it is parked.
 const parkAfter = time.Second
 
-// readBuffer is the length of the buffer into which net/http reads a request, if net/http has no
-// byte of this request yet. With a buffer of any other length, net/http may already have a part of
-// the request. In that case, the connection must not be parked.
+// readBuffer is the length of the buffer that net/http passes to Read when it has no byte of the
+// next request yet. If the buffer has any other length, net/http may already have a part of the
+// request, so the connection must not be parked.
 const readBuffer = 4096
 
 // parking is a listener for http.Server.Serve. It does the TLS handshakes, and parks idle
-// connections: it holds them without a goroutine until the client sends something.
+// connections, that is, holds them without a goroutine until the client sends something.
 type parking struct {
 	net.Listener
 	config *tls.Config
@@ -49,11 +49,11 @@ type parking struct {
 	closed chan struct{}
 	close  sync.Once
 	lot    *lot
-	// turns has one element for each handshake that now uses the CPU; see socket.Read.
+	// turns has one element for each handshake that is using the CPU; see socket.Read.
 	turns chan struct{}
 }
 
-// shakesPerCPU is how many handshakes may use one CPU at the same time.
+// shakesPerCPU is how many handshakes may run at the same time for each CPU.
 const shakesPerCPU = 2
 
 func newParking(l net.Listener, c *tls.Config, peer func(*tls.ConnectionState) (peer, error), t Timeouts, log *log.Logger) (*parking, error) {
@@ -92,8 +92,8 @@ func (p *parking) acceptAll() {
 	}
 }
 
-// shake does the handshake of a new connection and passes the connection on. A handshake needs a
-// large stack, which is freed when this goroutine ends.
+// shake does the handshake of a new connection and then passes the connection to net/http. A
+// handshake needs a large stack, which is freed when this goroutine ends.
 func (p *parking) shake(raw net.Conn) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -127,18 +127,18 @@ func (p *parking) shake(raw net.Conn) {
 	(&parkable{Conn: t, parking: p, raw: rawOf(raw)}).lend()
 }
 
-// forgetCertificates empties the parsed certificates of the client. They use a third of an idle
-// connection's memory, and crypto/tls keeps them as long as the connection. The hub needs only the
+// forgetCertificates empties the parsed certificates of the client, which crypto/tls keeps as long
+// as the connection and which use a third of an idle connection's memory. The hub needs only the
 // data in the connection's state. No other connection uses these parsed certificates, because
-// crypto/tls parses the certificates again in each handshake.
+// crypto/tls parses them again in each handshake.
 func forgetCertificates(t *tls.Conn) {
 	for _, c := range t.ConnectionState().PeerCertificates {
 		*c = x509.Certificate{}
 	}
 }
 
-// drop closes a connection whose handshake failed. If the client uses HTTP without TLS, it gets the
-// same HTTP answer as from net/http.
+// drop closes a connection whose handshake failed. If the client uses HTTP without TLS, drop first
+// sends the same HTTP answer as net/http.
 func (p *parking) drop(raw net.Conn, err error) {
 	defer raw.Close()
 	var header tls.RecordHeaderError
@@ -188,8 +188,8 @@ func (p *parking) Close() (err error) {
 	return err
 }
 
-// socket is a client's connection below TLS, with the state that all requests on the connection
-// share.
+// socket is a client's connection below TLS, with the state that is shared by all requests on the
+// connection.
 type socket struct {
 	net.Conn
 	state *connState
@@ -202,8 +202,8 @@ type socket struct {
 	until time.Time     // end of the handshake's time
 }
 
-// heldBytes collects the bytes that a connection sends. So a whole answer, with the alert that ends
-// the connection, needs only one system call and one packet.
+// heldBytes collects the bytes that a connection sends, so that a whole answer, with the alert that
+// ends the connection, needs only one system call and one packet.
 type heldBytes struct {
 	holding atomic.Bool
 	mu      sync.Mutex
@@ -213,7 +213,7 @@ type heldBytes struct {
 const maxHeld = 32 << 10
 
 // hold makes Write collect bytes until the connection is idle or closed. Call it only if the rest
-// of the answer is written without delay.
+// of the answer will be written without delay.
 func (s *socket) hold() { s.held.holding.Store(true) }
 
 // Write implements net.Conn.
@@ -234,7 +234,7 @@ func (s *socket) Write(b []byte) (int, error) {
 	return s.Conn.Write(b)
 }
 
-// send writes the held bytes, and ends the effect of the method `hold`.
+// send writes the held bytes. After that, Write no longer holds bytes.
 func (s *socket) send() error {
 	if !s.held.holding.Load() {
 		return nil
@@ -258,7 +258,7 @@ func (s *socket) Close() error {
 	return errors.Join(s.send(), s.Conn.Close())
 }
 
-// holdAnswer collects the answer to a request: see socket.hold.
+// holdAnswer makes the connection collect the bytes of the answer to a request: see socket.hold.
 func holdAnswer(r *http.Request) {
 	if l, ok := r.Context().Value(tlsKey{}).(*lent); ok {
 		l.socket().hold()
@@ -266,13 +266,12 @@ func holdAnswer(r *http.Request) {
 }
 
 // Read reads from the client. During a handshake, it then waits for the handshake's turn to use the
-// CPU. If the handshake's deadline passes in this time, Read returns an error, because the client
-// is probably gone. A handshake that waits for bytes of its client has no turn, so slow clients do
+// CPU. If the handshake's deadline passes meanwhile, Read returns an error, because the client is
+// probably gone. A handshake that waits for bytes from its client has no turn, so slow clients do
 // not delay other clients.
 //
-// Without turns, a flood of connections would make thousands of handshakes use the CPU at the same
-// time. Requests would then get hardly any CPU time, and the hub would refuse most of them as
-// overloaded.
+// Without turns, a flood of connections would make thousands of handshakes compete for the CPU.
+// Requests would then get hardly any CPU time, and the hub would refuse most of them as overloaded.
 func (s *socket) Read(b []byte) (n int, err error) {
 	if s.turns == nil {
 		return s.Conn.Read(b)
@@ -313,8 +312,8 @@ func stateOf(c net.Conn) *connState {
 	return s.state
 }
 
-// rawOf returns the socket of a connection, even if the connection begins with a header of the
-// PROXY protocol. It returns nil if the connection has no socket, and so cannot be parked.
+// rawOf returns the socket of a connection, even if the connection began with a header of the PROXY
+// protocol. It returns nil if there is no socket; such a connection cannot be parked.
 func rawOf(c net.Conn) syscall.RawConn {
 	if p, ok := c.(interface{ Raw() net.Conn }); ok {
 		c = p.Raw()
@@ -330,8 +329,8 @@ func rawOf(c net.Conn) syscall.RawConn {
 	return raw
 }
 
-// parkable is a connection with HTTP/1. Either net/http has the connection, in a value of the type
-// lent, or the connection is parked.
+// parkable is an HTTP/1 connection that is either lent to net/http, as a value of the type lent, or
+// parked.
 type parkable struct {
 	*tls.Conn
 	parking *parking
@@ -350,8 +349,9 @@ func (c *parkable) lend() {
 	c.parking.pass(l)
 }
 
-// park waits until the client sends something, and then lends the connection again. The connection
-// is closed if it is idle for too long, or if the listener is closed.
+// park adds the connection to the lot, which lends it to net/http again when the client sends
+// something. The lot closes the connection if it is idle for too long, or if the listener is
+// closed.
 func (c *parkable) park() {
 	c.SetDeadline(time.Time{})
 	c.until = time.Now().Add(c.parking.times.Idle)
@@ -361,8 +361,7 @@ func (c *parkable) park() {
 }
 
 // leave is called after the connection was removed from the lot. It gives the connection back to
-// net/http. But if the client has closed its side and has sent nothing, leave closes the
-// connection.
+// net/http or, if the client has closed its side and has sent nothing, closes the connection.
 func (c *parkable) leave() {
 	if c.hasSent() {
 		c.lend()
@@ -371,8 +370,8 @@ func (c *parkable) leave() {
 	c.Conn.Close()
 }
 
-// hasSent reports whether the socket has data to read. It does not need to examine the buffer of
-// crypto/tls: this buffer has no complete record, because the last read ended without data.
+// hasSent reports whether the socket has data to read. It need not look into the buffer of
+// crypto/tls, which contains no complete record, because the last read ended without data.
 func (c *parkable) hasSent() (sent bool) {
 	var b [1]byte
 	err := c.raw.Control(func(fd uintptr) {
@@ -398,11 +397,11 @@ const (
 	isOver // closed, or parked: then another value of the type lent may have the connection
 )
 
-// errParked ends net/http's wait for the next request.
+// errParked makes net/http stop waiting for the next request.
 var errParked = errors.New("hub: the idle connection is parked")
 
-// Read implements net.Conn. If net/http waits for the next request and has no byte of that request
-// yet, Read waits only for parkAfter.
+// Read implements net.Conn. If net/http is waiting for the next request and has no byte of it yet,
+// Read waits only for parkAfter.
 func (l *lent) Read(b []byte) (int, error) {
 	if l.state.Load() != isLent {
 		return 0, net.ErrClosed
@@ -461,10 +460,10 @@ func (l *lent) SetDeadline(t time.Time) error {
 	return l.Conn.SetDeadline(t)
 }
 
-// SetReadDeadline implements net.Conn. It also notices the beginning of a request, because Read
-// must not park the connection from then on. While net/http waits for a request, the connection has
-// a deadline for the idle time. As soon as net/http has the first bytes of the request, it sets the
-// zero deadline. It does so even if it read these bytes together with the previous request.
+// SetReadDeadline implements net.Conn. It also notices that a request has begun, because Read must
+// not park the connection from then on. While net/http waits for a request, the connection has a
+// deadline for the idle time. As soon as net/http has the first bytes of the request, it sets the
+// zero deadline, even if it read these bytes together with the previous request.
 func (l *lent) SetReadDeadline(t time.Time) error {
 	if l.state.Load() != isLent {
 		return net.ErrClosed
@@ -482,9 +481,8 @@ func (l *lent) SetWriteDeadline(t time.Time) error {
 	return l.Conn.SetWriteDeadline(t)
 }
 
-// noteIdle learns the state of a connection: http.Server calls it as ConnState. When net/http has
-// answered a request, noteIdle sends the collected bytes of the answer, and allows Read to park the
-// connection.
+// noteIdle is the http.Server's ConnState function. When net/http has answered a request, noteIdle
+// sends the held bytes of the answer, and allows Read to park the connection.
 func noteIdle(c net.Conn, s http.ConnState) {
 	if l, ok := c.(*lent); ok && s == http.StateIdle {
 		if l.socket().send() != nil {
@@ -496,8 +494,8 @@ func noteIdle(c net.Conn, s http.ConnState) {
 
 type tlsKey struct{}
 
-// withTLS sets the TLS state of requests on a lent connection, because net/http knows only the TLS
-// state of a tls.Conn.
+// withTLS sets the TLS state of requests on a lent connection, because net/http sets it only for a
+// connection that is a *tls.Conn.
 func withTLS(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if l, ok := r.Context().Value(tlsKey{}).(*lent); ok && r.TLS == nil {

@@ -25,7 +25,7 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// garage is an HTTP server that gets its connections from a `parking`.
+// garage is an HTTP server whose listener is a `parking`.
 type garage struct {
 	*testing.T
 	*parking
@@ -67,7 +67,7 @@ func newGarageOn(t *testing.T, l net.Listener, times Timeouts, h http.HandlerFun
 	return g
 }
 
-// The method `note` counts the connections that net/http has.
+// The method `note` counts the connections that net/http holds.
 func (g *garage) note(c net.Conn, s http.ConnState) {
 	noteIdle(c, s)
 	switch s {
@@ -78,7 +78,7 @@ func (g *garage) note(c net.Conn, s http.ConnState) {
 	}
 }
 
-// The method `ends` waits until net/http has no connection.
+// The method `ends` waits until net/http holds no connection.
 func (g *garage) ends() {
 	g.Helper()
 	for range 500 {
@@ -132,7 +132,7 @@ func (g *garage) connect() *visit {
 	return g.over(raw)
 }
 
-// The method `over` returns a visit that uses the connection `raw`.
+// The method `over` returns a visit on the connection `raw`.
 func (g *garage) over(raw net.Conn) *visit {
 	g.Helper()
 	c := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
@@ -162,8 +162,8 @@ func (v *visit) answer() string {
 	return string(b)
 }
 
-// The method `closed` checks that the server closes the connection. The server may send an answer
-// before that.
+// The method `closed` checks that the server closes the connection, perhaps after sending an
+// answer.
 func (v *visit) closed() {
 	v.Helper()
 	if b, err := io.ReadAll(v.in); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -175,8 +175,8 @@ func (v *visit) closed() {
 
 const get = "GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 
-// A parked connection serves the next request with the same TLS keys and the same state, because
-// activations, measurements and the client's certificate depend on them.
+// A connection that was parked serves the next request with the same TLS keys and the same state,
+// on which activations, measurements and the client's certificate depend.
 func TestParkedConnectionKeepsItsState(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) {
@@ -207,9 +207,9 @@ func TestParkedConnectionKeepsItsState(t *testing.T) {
 	g.await(2)
 }
 
-// A connection is not parked if net/http already has a part of the next request, because this part
-// would be lost. The part may have come in the same TLS record as the last request, or while the
-// hub handled the last request.
+// A connection is not parked if net/http already has a part of the next request, because that part
+// would be lost. The part may arrive in the same TLS record as the last request, or while the hub
+// handles the last request.
 func TestPartOfARequestIsNotLostByParking(t *testing.T) {
 	t.Parallel()
 	running, proceed := make(chan bool), make(chan bool)
@@ -242,8 +242,8 @@ func TestPartOfARequestIsNotLostByParking(t *testing.T) {
 	g.await(2) // after a complete request, the connections may be parked again
 }
 
-// Attack: a client tries to keep a connection open. It sends nothing, or sends only a part of a
-// request after the connection was parked. The hub closes the connection.
+// Attack: a client tries to keep a parked connection open, by sending nothing or by sending only a
+// part of a request. The hub closes the connection.
 func TestClientCannotHoldAParkedConnection(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{Header: 3 * time.Second, Request: 3 * time.Second, Idle: 4 * time.Second}, func(w http.ResponseWriter, r *http.Request) {})
@@ -283,9 +283,9 @@ func TestParkedConnectionsEndWithTheHub(t *testing.T) {
 	}
 }
 
-// The hub collects the bytes of an answer, and sends them together (see socket.hold). The client
-// gets the complete answer in each of these cases:
-//   - The answer is larger than the bytes that may be collected.
+// The hub holds the bytes of an answer until it can send them together (see socket.hold). The
+// client gets the complete answer even in these cases:
+//   - The answer is larger than the bytes that may be held.
 //   - The client closes its side first.
 //   - The server closes the connection after the answer. The end of the connection is
 //     authenticated.
@@ -317,8 +317,8 @@ func TestHeldAnswersComeWhole(t *testing.T) {
 	}
 }
 
-// Attack: a client sends requests and never reads the answers. The hub closes the connection after
-// the time that a client may take to receive an answer.
+// Attack: a client sends requests and never reads the answers. The hub closes the connection when
+// the time that a client may take to receive an answer has passed.
 func TestClientThatReadsNothingCannotHoldAnAnswer(t *testing.T) {
 	t.Parallel()
 	var answers atomic.Int64
@@ -339,8 +339,8 @@ func TestClientThatReadsNothingCannotHoldAnAnswer(t *testing.T) {
 }
 
 // An earlier version failed here: the server read the first bytes of a request while it finished
-// the previous answer. It then considered the connection idle while the request's body arrived, and
-// parked the connection after a second.
+// the previous answer. It then considered the connection idle while it waited for the rest of the
+// request, and parked the connection after a second.
 func TestConnectionIsNotParkedInARequestThatCameEarly(t *testing.T) {
 	t.Parallel()
 	const head = "POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\n"
@@ -374,7 +374,7 @@ func TestConnectionIsNotParkedInARequestThatCameEarly(t *testing.T) {
 	}
 }
 
-// Each request is answered, even if it comes at the moment when its connection is parked.
+// Each request is answered, even if it arrives at the moment when its connection is being parked.
 func TestRequestsWhileConnectionsAreParked(t *testing.T) {
 	t.Parallel()
 	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })
@@ -403,7 +403,7 @@ func TestRequestsWhileConnectionsAreParked(t *testing.T) {
 	clients.Wait()
 }
 
-// Clients with HTTP/2, and clients with HTTP but without TLS, get the same answers as from
+// Clients that use HTTP/2, and clients that use HTTP without TLS, get the same answers as from
 // net/http.
 func TestParkingServesOtherProtocols(t *testing.T) {
 	t.Parallel()
@@ -430,9 +430,9 @@ func TestParkingServesOtherProtocols(t *testing.T) {
 	}
 }
 
-// A TCP proxy sends a header of the PROXY protocol, with the client's address, before the client's
-// bytes. When this connection is idle, the hub parks it like any other connection: it waits for the
-// next request without a goroutine. A request after the wait still has the client's address.
+// A TCP proxy sends a PROXY protocol header with the client's address before the client's bytes.
+// The hub parks such a connection, when it is idle, like any other. A later request on the
+// connection still has the client's address.
 func TestConnectionThroughATCPProxyIsParked(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

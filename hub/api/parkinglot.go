@@ -16,7 +16,7 @@ type lot struct {
 
 	mu     sync.Mutex
 	parked map[int32]*parkable // guarded by mu; by file descriptor; nil: the lot is closed
-	// `oldest` and `newest` are the ends of a list of all parked connections. The list is sorted by
+	// `oldest` and `newest` are the ends of the list of all parked connections, which is sorted by
 	// the field `until`. All connections may stay parked for the same time, so a new connection
 	// becomes the newest.
 	oldest, newest *parkable // guarded by mu
@@ -31,7 +31,7 @@ func newLot() (*lot, error) {
 }
 
 // add parks a connection. The lot calls c.leave when the client has sent something or has closed
-// the connection, and closes the connection at the time c.until.
+// the connection. At the time c.until, the lot closes the connection.
 func (l *lot) add(c *parkable) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -59,8 +59,8 @@ func (l *lot) add(c *parkable) error {
 	return nil
 }
 
-// remove removes a connection from the lot. The caller holds l.mu. Nothing closes a connection
-// before it is removed, so `fd` is still the connection's file descriptor.
+// remove removes a connection from the lot. The caller holds l.mu. A connection is never closed
+// before it is removed, so `fd` is still its file descriptor.
 func (l *lot) remove(c *parkable) {
 	unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(c.fd), nil)
 	delete(l.parked, c.fd)
@@ -101,8 +101,8 @@ func (l *lot) run() {
 	}
 }
 
-// The method `called` removes and returns the connections whose clients have sent something, or
-// have closed the connection.
+// The method `called` removes and returns the connections on which an event was reported: their
+// clients have sent something, or have closed the connection.
 func (l *lot) called(events []unix.EpollEvent) (list []*parkable) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -115,8 +115,8 @@ func (l *lot) called(events []unix.EpollEvent) (list []*parkable) {
 	return list
 }
 
-// The method `idle` removes and returns the connections that are idle for too long. It also reports
-// whether the lot is still open.
+// The method `idle` removes and returns the connections that have been idle for too long. It also
+// reports whether the lot is still open.
 func (l *lot) idle(now time.Time) (list []*parkable, open bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

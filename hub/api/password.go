@@ -15,11 +15,12 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// argonCost has the parameters of argon2id (RFC 9106, section 4) that set what a hash costs.
+// argonCost has the parameters of argon2id (RFC 9106, section 4) that determine the cost of a hash.
 type argonCost struct{ passes, memory uint32 } // memory in KiB
 
 // passwordCost is the cost of new hashes: the 19 MiB of memory that OWASP recommends, and three
-// passes, one more than OWASP recommends. Only tests of this package change it, before they begin.
+// passes, which is one more than OWASP recommends. Only tests of this package change it, before
+// they begin.
 var passwordCost = argonCost{passes: 3, memory: 19 << 10}
 
 const (
@@ -33,7 +34,8 @@ const (
 	MaxPassword = 256
 )
 
-// HashPassword returns the PHC string of a password: $argon2id$v=19$m=19456,t=3,p=1$salt$key.
+// HashPassword returns the hash of a password as a PHC string:
+// $argon2id$v=19$m=19456,t=3,p=1$salt$key.
 func HashPassword(password string) (string, error) { return hashPassword(password, passwordCost) }
 
 func hashPassword(password string, cost argonCost) (string, error) {
@@ -45,7 +47,7 @@ func hashPassword(password string, cost argonCost) (string, error) {
 	return phc(cost, salt, argon2.IDKey([]byte(password), salt, cost.passes, cost.memory, argonThreads, argonKey)), nil
 }
 
-// phc returns the PHC string of a key that argon2id made of a password.
+// phc returns the PHC string of a key that argon2id derived from a password.
 func phc(cost argonCost, salt, key []byte) string {
 	enc := base64.RawStdEncoding.EncodeToString
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, cost.memory, cost.passes, argonThreads, enc(salt), enc(key))
@@ -55,8 +57,8 @@ func phc(cost argonCost, salt, key []byte) string {
 // same time.
 type passwords struct {
 	queue lifoSemaphore
-	// decoy is the hash that is checked if the account does not exist. So the check takes as long
-	// as for an existing account, and its duration does not show which accounts exist.
+	// decoy is the hash that is checked if the account does not exist, so that the check takes as
+	// long as for an existing account and does not reveal which accounts exist.
 	decoy string
 }
 
@@ -74,16 +76,17 @@ func newPasswords() *passwords {
 	}
 }
 
-// decoy returns a hash with a random key. No password has that key, and the check of the hash takes
-// as long as for a real hash.
+// decoy returns a hash with a random key, which no password has. Checking it takes as long as
+// checking a real hash.
 func decoy(cost argonCost) string {
 	random := make([]byte, 16+argonKey)
 	rand.Read(random) // never fails
 	return phc(cost, random[:16], random[16:])
 }
 
-// check reports whether `hash` is the hash of `password`. An empty hash matches no password, and
-// the check takes as long as for a real hash. The method returns errBusy if too many checks wait.
+// check reports whether `hash` is the hash of `password`. An empty hash matches no password, but
+// its check takes as long as that of a real hash. check returns errBusy if too many checks are
+// waiting.
 func (p *passwords) check(ctx context.Context, lane int, password, hash string) (ok bool, err error) {
 	if len(password) > MaxPassword {
 		return false, nil

@@ -9,7 +9,7 @@ import (
 )
 
 // The other tests of this package hash passwords with less memory. A real hub uses 19 MiB and three
-// passes for a hash, and for the check of a password for an account that does not exist.
+// passes for each hash, also when somebody signs in to an account that does not exist.
 func TestPasswordsCostWhatTheyShould(t *testing.T) {
 	t.Parallel()
 	const cost = "$argon2id$v=19$m=19456,t=3,p=1$"

@@ -10,19 +10,19 @@ import (
 	"gangway/hub/store"
 )
 
-// PolicyView is an owner's policy and the hub's policy. The texts are YAML, or empty.
+// PolicyView has an owner's policy and the hub's policy, each as YAML text, or empty.
 type PolicyView struct {
 	Policy     string     `json:"policy"`
 	Updated    *time.Time `json:"updated,omitempty"`
 	HubPolicy  string     `json:"hub-policy"`
 	HubUpdated *time.Time `json:"hub-updated,omitempty"`
-	// Warnings name the rules in the field Policy that have no effect, or that name an unknown TPM
-	// maker. If the operator's commands on the hub's machine fill this view, Warnings are about
+	// Warnings are about the rules in the field Policy that have no effect, or that name an unknown
+	// TPM maker. In the output of the operator's commands on the hub's machine, Warnings are about
 	// HubPolicy.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Warn fills Warnings. If a text cannot be parsed, Warn adds no warnings.
+// Warn fills Warnings. If one of the policies cannot be parsed, Warn adds no warnings.
 func (v *PolicyView) Warn() {
 	mine, err := policy.Parse([]byte(v.Policy))
 	if err != nil {

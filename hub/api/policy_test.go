@@ -9,7 +9,7 @@ import (
 	"gangway/internal/brief"
 )
 
-// The answer to PUT /policy names the parts of an owner's policy that have no effect because of the
+// The answer to PUT /policy names the rules of an owner's policy that have no effect because of the
 // hub's policy.
 func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	t.Parallel()
@@ -30,7 +30,7 @@ func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	}
 }
 
-// A machine without an EK certificate waits. The page must not show a passed check for the
+// The verdict about a waiting machine without an EK certificate must not list a passed check of a
 // certificate chain that the machine does not have.
 func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
 	t.Parallel()

@@ -16,9 +16,10 @@ import (
 	"gangway/internal/fleet"
 )
 
-// A device proves possession of its TPM's key on each connection: TLS sessions are not resumed.
+// A device must prove possession of its TPM key on each connection, so the hub does not resume TLS
+// sessions.
 
-// removable is a TPM key that can be removed, and that counts its signatures.
+// removable is a TPM key that the test can remove, and that counts its signatures.
 type removable struct {
 	crypto.Signer
 	gone       bool
@@ -40,8 +41,8 @@ type visitor struct {
 	url    string
 }
 
-// visit makes one connection and sends requests on it. It returns the answers (nil if the
-// handshake fails), and whether the TLS session was resumed.
+// visit makes one connection and sends requests on it. It returns the answers, which are nil if the
+// handshake failed, and whether the TLS session was resumed.
 func (v *visitor) visit(requests ...string) (answers []*fleet.Answer, resumed bool) {
 	v.t.Helper()
 	c := &http.Client{Transport: &http.Transport{TLSClientConfig: v.config, MaxConnsPerHost: 1}}
@@ -62,7 +63,7 @@ func (v *visitor) visit(requests ...string) (answers []*fleet.Answer, resumed bo
 	return answers, resumed
 }
 
-// serve starts a server on another TLS listener and returns its URL.
+// serve serves the hub's handler on another TLS listener and returns its URL.
 func serve(t *testing.T, server *api.Server, config *tls.Config) (url string) {
 	t.Helper()
 	l := must(tls.Listen("tcp", "127.0.0.1:0", config))(t)
@@ -74,8 +75,8 @@ func serve(t *testing.T, server *api.Server, config *tls.Config) (url string) {
 
 var devicesOwn = []string{"GET /device", "POST /device/secret", "POST /auth/x509/login"}
 
-// An attacker copies a device's TLS session tickets, but does not have the device's TPM key. The
-// hub does not resume the session.
+// An attacker has copied a device's TLS session tickets, but does not have the device's TPM key.
+// The hub does not resume the session.
 func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -115,8 +116,8 @@ func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 	}
 }
 
-// A program may serve the hub's handler on its own TLS listener, and that listener may resume TLS
-// sessions. A resumed session gives no access to the routes for devices.
+// A program may serve the hub's handler on its own TLS listener, and this listener may resume TLS
+// sessions. Requests in a resumed session get no access to the routes for devices.
 func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -138,8 +139,8 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	for _, a := range answers {
 		refused(t, a, 403, "tls-resumed")
 	}
-	// If the hub uses its own TLS configuration, the handshake of a resumed session fails, even
-	// with session tickets enabled.
+	// With the hub's own TLS configuration, the handshake of a resumed session fails, even if
+	// session tickets are enabled.
 	strict := s.Server.TLSConfig()
 	strict.SessionTicketsDisabled = false
 	v.url, v.config.ClientSessionCache = serve(t, s.Server, strict), tls.NewLRUClientSessionCache(4)
@@ -149,8 +150,8 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	}
 }
 
-// After a device is deleted or onboards again, its old credentials give no access. The credentials
-// are an open connection, URLs of objects, an access token and a secret.
+// After a device was deleted or has onboarded again, its old credentials give no access: an open
+// connection, URLs of objects, an access token and a device secret.
 func TestNothingOutlivesTheDevice(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -184,7 +185,8 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 
 			tc.end(s, s.victim, id)
 
-			// The old connection is open. The hub checks each request on this connection again.
+			// The old connection is still open, but the hub checks the device again for each
+			// request on it.
 			for _, q := range [][2]string{{"GET", "/device"}, {"GET", "/device/boot"}, {"POST", "/device/secret"}, {"PUT", "/device/secret"}, {"POST", "/auth/x509/login"}, {"PATCH", "/device/meta"}, {"POST", "/objects/"}, {"GET", "/devices/" + id}} {
 				if status, body := p.do(q[0], q[1], "{}"); status != 403 {
 					t.Errorf("%s %s: %d %s", q[0], q[1], status, body)
@@ -213,8 +215,8 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 	}
 }
 
-// A device begins an upload, and the owner deletes the device. The upload ends after the deletion.
-// No object remains.
+// If an owner deletes a device during an upload of that device, no object remains when the upload
+// ends.
 func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -251,7 +253,7 @@ func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
 	}
 }
 
-// The object URLs that a person requested end with the person's session.
+// Object URLs that the hub gave a person in a session stop working when the session ends.
 func TestObjectAddressEndsWithItsSession(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -26,11 +26,11 @@ type Problem struct {
 	// If the code is "certificate-not-active", Certificate is the state of the connection's
 	// certificate: "unknown", "pending", "superseded", "expired" or "revoked".
 	Certificate string `json:"certificate,omitempty"`
-	// If the code begins with "search-", Search is the wrong part of the search's text.
+	// If the code begins with "search-", Search is the part of the search's text that is wrong.
 	Search *SearchProblem `json:"search,omitempty"`
 }
 
-// SearchProblem is the wrong part of a search's text.
+// SearchProblem is the part of a search's text that is wrong.
 type SearchProblem struct {
 	Offset int    `json:"offset"` // offset of Word in the text, in bytes of UTF-8
 	Word   string `json:"word"`
@@ -42,8 +42,8 @@ func problem(status int, code, hint, format string, args ...any) *Problem {
 	return &Problem{Status: status, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// fail answers with the problem that knownProblem returns for an error. For an unexpected error, it
-// logs the error and answers 500 without the error's text, which may contain secrets.
+// fail answers with the problem that knownProblem returns for an error. If the error is unexpected,
+// fail logs it and answers 500 without the error's text, which may contain secrets.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := s.knownProblem(r, err)
 	if p == nil {
@@ -77,7 +77,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	writeJSON(w, p.Status, p)
 }
 
-// knownProblem returns the problem of an error, or nil if the error is unexpected.
+// knownProblem returns the problem that describes an error, or nil if the error is unexpected.
 func (s *Server) knownProblem(r *http.Request, err error) *Problem {
 	var p *Problem
 	var refusal *evidence.Refusal
@@ -139,8 +139,8 @@ func statusOf(code string) int {
 	return http.StatusForbidden
 }
 
-// writeJSON answers with JSON. It does not escape <, > and &, because some devices do not unescape
-// these characters. This is safe, because browsers never show application/json as a page.
+// writeJSON answers with JSON. It does not escape <, > and &, because some devices cannot decode
+// the escapes. This is safe, because browsers never show application/json as a page.
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -155,8 +155,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Write(b.Bytes())
 }
 
-// setLength sets Content-Length. Go sets this header only for short answers, and sends long answers
-// in chunks. The small HTTP clients of some devices cannot read chunks.
+// setLength sets Content-Length. Without it, net/http sends long answers in chunks, which the small
+// HTTP clients of some devices cannot read.
 func setLength(w http.ResponseWriter, n int) {
 	w.Header().Set("Content-Length", strconv.Itoa(n))
 }

@@ -25,12 +25,12 @@ import (
 // of a request in the headers of RFC 9440. The hub identifies the proxy only by the client
 // certificate that the proxy itself presents.
 type Proxy struct {
-	// CAs sign the proxy's certificate. They must not be the hub's own CAs.
+	// CAs are the CAs that sign the proxy's certificate. They must not be the hub's own CAs.
 	CAs []*x509.Certificate
 	// Name is the DNS name, or the IP address, in the proxy's certificate.
 	Name string
-	// Traces says that the proxy replaces the header traceparent of its clients, so that the hub
-	// can continue the proxy's traces.
+	// Traces says that the proxy replaces its clients' traceparent headers, so the hub can trust
+	// this header and continue the proxy's traces.
 	Traces bool
 }
 
@@ -40,8 +40,7 @@ const (
 	clientCertChain = "Client-Cert-Chain"
 )
 
-// check refuses a configuration in which a device could impersonate the proxy, or the proxy could
-// impersonate a device.
+// check refuses a configuration in which a device and the proxy could impersonate each other.
 func (p *Proxy) check(ca *pki.Hub) error {
 	if p.Name == "" || len(p.CAs) == 0 {
 		return errors.New("hub: a proxy needs both a CA and a name")
@@ -60,8 +59,8 @@ func (p *Proxy) check(ca *pki.Hub) error {
 	return nil
 }
 
-// origin is the client certificate of a request. `proxied` says to whom the client proved
-// possession of the certificate's key: to the proxy if it is true, and to this hub if it is false.
+// origin is the client certificate of a request. The client proved possession of the certificate's
+// key to the proxy if `proxied` is true, and otherwise to this hub.
 type origin struct {
 	certificate store.Hash // SHA-256 of the leaf certificate
 	certified   bool       // the request has a client certificate
@@ -71,9 +70,9 @@ type origin struct {
 
 type originKey struct{}
 
-// clientCertificate returns the SHA-256 of the request's client certificate, which is the leaf of
-// the certificate chain. The client has proved possession of the certificate's key, either to the
-// hub or to the hub's proxy.
+// clientCertificate returns the SHA-256 of the request's client certificate, that is, of the leaf
+// of its chain. The client has proved possession of the certificate's key, either to the hub or to
+// the hub's proxy.
 func clientCertificate(r *http.Request) (store.Hash, bool) {
 	o := originOf(r)
 	return o.certificate, o.certified
@@ -84,9 +83,9 @@ func originOf(r *http.Request) origin {
 	return o
 }
 
-// isProxy reports whether the proxy made a connection: all verified chains of the client
-// certificate end at the proxy's CAs, and the certificate has the proxy's name. If one chain ends
-// at the device CA, a device made the connection.
+// isProxy reports whether a connection comes from the proxy: all verified chains of the client
+// certificate end at the proxy's CAs, and the certificate has the proxy's name. If even one chain
+// ends at the device CA, the connection comes from a device.
 func (s *Server) isProxy(chains [][]*x509.Certificate) (bool, error) {
 	if s.cfg.Proxy == nil || len(chains) == 0 {
 		return false, nil
@@ -103,9 +102,9 @@ func (s *Server) isProxy(chains [][]*x509.Certificate) (bool, error) {
 	return true, nil
 }
 
-// clientVerifiers returns two verifiers of client certificates. `connection` verifies the
-// certificate of a TLS connection to the hub. `forwarded` verifies a device's certificate that the
-// proxy forwards in a header.
+// clientVerifiers returns two verifiers of client certificates: `connection` for the certificate of
+// a TLS connection to the hub, and `forwarded` for a device's certificate that the proxy forwards
+// in a header.
 func clientVerifiers(ca *pki.Hub, p *Proxy) (connection, forwarded *clientVerifier) {
 	forwarded = newClientVerifier(false, ca.DeviceCAs()...)
 	if p == nil {
@@ -114,9 +113,9 @@ func clientVerifiers(ca *pki.Hub, p *Proxy) (connection, forwarded *clientVerifi
 	return newClientVerifier(true, append(ca.DeviceCAs(), p.CAs...)...), forwarded
 }
 
-// verifyPeer ends a handshake in two cases. In the first case, the peer's certificate is from the
-// proxy's CA but does not have the proxy's name. In the second case, the TLS session was resumed
-// with a client certificate, so the peer did not prove the certificate's key.
+// verifyPeer fails the handshake if the peer's certificate is from the proxy's CA but does not have
+// the proxy's name. It also fails the handshake if the TLS session was resumed with a client
+// certificate, because the peer has then not proved possession of the certificate's key.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
 	if resumedWithCertificate(&state) {
 		return errResumed
@@ -125,18 +124,19 @@ func (s *Server) verifyPeer(state tls.ConnectionState) error {
 	return err
 }
 
-// resumedWithCertificate reports whether a resumed TLS session has the client certificate of an
-// earlier connection. Then the peer did not use the certificate's key on this connection.
+// resumedWithCertificate reports whether a TLS session was resumed and has the client certificate
+// of an earlier connection. In this case, the peer has not used the certificate's key on this
+// connection.
 func resumedWithCertificate(state *tls.ConnectionState) bool {
 	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
 }
 
 // withOrigin finds a request's origin, if necessary from the headers of RFC 9440, and stores the
-// origin in the request's context. It refuses a request with these headers that does not come from
+// origin in the request's context. It refuses a request that has these headers unless it comes from
 // the proxy.
 func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
-	// A resumed session with a client certificate can occur only on a listener that does not use
-	// TLSConfig: see Handler.
+	// A resumed session with a client certificate gets here only through a listener that does not
+	// use TLSConfig: see Handler.
 	if resumedWithCertificate(r.TLS) {
 		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
 			"The TLS session was resumed, so the certificate's key was not used on this connection.")
@@ -172,8 +172,8 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	return r, nil
 }
 
-// verifyForwarded parses the headers of RFC 9440. It verifies the certificate as a TLS handshake
-// with the hub does.
+// verifyForwarded parses the headers of RFC 9440, and verifies the certificate in the same way as a
+// TLS handshake with the hub would.
 func (s *Server) verifyForwarded(cert, chain []string) (*x509.Certificate, error) {
 	if len(cert) != 1 {
 		return nil, fmt.Errorf("the request has %d %s headers", len(cert), clientCert)
@@ -204,16 +204,16 @@ func (s *Server) verifyForwarded(cert, chain []string) (*x509.Certificate, error
 			}
 		}
 	}
-	// The device CA signs devices' certificates only, so the hub does not need the other
-	// certificates of the chain.
+	// The device CA signs only devices' certificates and no other CAs, so the hub does not need the
+	// other certificates of the chain.
 	if _, err := s.forwarded.verify(x509.VerifyOptions{CurrentTime: s.cfg.Now()}, c); err != nil {
 		return nil, errors.New("the certificate does not chain to the device CA for client authentication")
 	}
 	return c, nil
 }
 
-// byteSequence parses an Item of RFC 8941 that is a Byte Sequence (section 3.3.5), strictly: with
-// padding, and without parameters.
+// byteSequence strictly parses an Item of RFC 8941 that is a Byte Sequence (section 3.3.5): it
+// requires padding and refuses parameters.
 func byteSequence(v string) ([]byte, error) {
 	v = strings.Trim(v, " ")
 	if len(v) < 2 || v[0] != ':' || v[len(v)-1] != ':' || strings.ContainsAny(v, "\r\n") {
@@ -226,8 +226,8 @@ func byteSequence(v string) ([]byte, error) {
 	return b, nil
 }
 
-// forwardedFor returns the last address in X-Forwarded-For, which the proxy itself added. The
-// client may have forged the earlier addresses.
+// forwardedFor returns the last address in X-Forwarded-For, which the proxy itself has added. The
+// client may have forged the addresses before it.
 func forwardedFor(values []string) (string, bool) {
 	if len(values) == 0 {
 		return "", false

@@ -76,8 +76,8 @@ func newBehind(t testing.TB) *behind {
 	return newBehindWith(t, func(*api.Config) {})
 }
 
-// newBehindWith is like newBehind, but it first calls `change` with the hub's configuration, which
-// has the proxy.
+// newBehindWith is like newBehind, but first calls `change` with the hub's configuration, in which
+// the proxy is already configured.
 func newBehindWith(t testing.TB, change func(*api.Config)) *behind {
 	t.Helper()
 	b := new(behind)
@@ -167,7 +167,7 @@ func TestDeviceSignsInThroughTheProxy(t *testing.T) {
 	if a := b.through(t, nil, "GET", "/healthz", "", nil); a.Status != 200 {
 		t.Errorf("%d", a.Status)
 	}
-	// Without the proxy the device connects as before.
+	// Without the proxy, the device can still connect.
 	if err := b.handshake(t, cert); err != nil {
 		t.Error(err)
 	}
@@ -201,7 +201,7 @@ func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 	}
 }
 
-// Weakness 6 of Pantacor's original hub: anyone could send the header Client-Cert with any
+// Weakness 6 of Pantacor's original hub was that anyone could send the header Client-Cert with any
 // certificate. This hub accepts the header only from the proxy.
 func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 	t.Parallel()
@@ -222,8 +222,8 @@ func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 			}
 		}
 	}
-	// If a request comes through the proxy, the hub uses only the Client-Cert header that the proxy
-	// wrote.
+	// If a client sends a Client-Cert header through the proxy, the hub ignores it and uses only
+	// the header that the proxy itself writes.
 	refused(t, b.through(t, nil, "GET", "/device", "", stolen), 401, "no-certificate")
 	if a := b.through(t, &own, "GET", "/device", "", stolen); a.Status != 200 || !bytes.Contains(a.Body, []byte(b.deviceOf(t, thief))) {
 		t.Errorf("%d %s", a.Status, a.Body)
@@ -274,8 +274,8 @@ func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
 	}
 }
 
-// deviceCertificateNamed returns a certificate with the proxy's name, issued by the device CA. The
-// hub never issues such a certificate. A client with such a certificate does not count as the
+// deviceCertificateNamed returns a certificate with the proxy's name that is issued by the device
+// CA. The hub never issues such a certificate. A client with this certificate does not count as the
 // proxy, because the certificate is not from the proxy's CA.
 func (b *behind) deviceCertificateNamed(t testing.TB, c *fleet.Certificates) tls.Certificate {
 	t.Helper()
@@ -338,8 +338,8 @@ func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
 	refused(t, b.asPeer(t, &proxy, "GET", "/device", http.Header{"Client-Cert": {good}}), 403, "certificate-not-active")
 }
 
-// Behind a proxy, the rate limit of a client depends on the client address that the proxy reports.
-// The hub ignores addresses that the client itself sends in headers.
+// Behind a proxy, rate limits apply to the client address that the proxy reports. The hub ignores
+// the addresses that the client itself sends in headers.
 func TestLimitsBehindTheProxyAreEachClientsOwn(t *testing.T) {
 	t.Parallel()
 	b := newBehind(t)

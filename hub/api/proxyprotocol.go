@@ -10,9 +10,9 @@ import (
 )
 
 // behindProxies makes a listener read a PROXY protocol header from each configured proxy. If a
-// proxy sends no header, the listener closes the connection, because all clients of the proxy would
-// seem to have the proxy's address. If another client sends a header, the TLS handshake fails. So a
-// client cannot claim another address.
+// proxy sends no header, the listener closes the connection, because otherwise all clients of the
+// proxy would seem to have the proxy's address. If any other client sends a header, the TLS
+// handshake fails, so a client cannot claim another address.
 func (s *Server) behindProxies(l net.Listener) net.Listener {
 	if len(s.cfg.ProxyProtocol) == 0 {
 		return l

@@ -57,8 +57,8 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, _ := f.person(t, "").do("GET", base, nil); status != 401 {
 		t.Errorf("without a sign-in: %d", status)
 	}
-	// When the owner makes the device private again, other accounts lose the access. Object URLs
-	// that the hub gave other accounts before stop working too.
+	// When the owner makes the device private again, other accounts lose their access to it. The
+	// object URLs that the hub gave them earlier stop working too.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID+"/public", nil, 200)
 	for _, path := range reads {
 		wantCode(f.mallory, "GET", path, nil, 404)
@@ -68,8 +68,8 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	}
 }
 
-// When a device is deleted, the object URLs that the device requested stop working. The object URLs
-// that the device's owner requested keep working.
+// When a device is deleted, the object URLs that the hub gave the device stop working. Those that
+// the hub gave the device's owner keep working.
 func TestAddressOfADeletedDeviceIsGone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

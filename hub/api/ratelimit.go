@@ -9,7 +9,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limiter bounds the rate of each client.
+// limiter limits the rate of requests of each client.
 type limiter[K comparable] struct {
 	every rate.Limit
 	burst int
@@ -23,8 +23,8 @@ type client struct {
 	last time.Time
 }
 
-// maxClients bounds the memory of a limiter. When the bound is reached, the limiter forgets idle
-// clients.
+// maxClients bounds the memory of a limiter. When a limiter has that many clients, it forgets the
+// idle ones.
 const maxClients = 65536
 
 func newLimiter[K comparable](every rate.Limit, burst int) *limiter[K] {
@@ -48,8 +48,8 @@ func network(addr string) netip.Prefix {
 
 func (l *limiter[K]) allow(key K, now time.Time) bool { return l.charge(key, 1, now) }
 
-// charge is like the method `allow`, but the request counts as `n` requests. If `n` is larger than
-// the burst of the rate limit, the request counts as a whole burst.
+// charge is like the method `allow`, but the request counts as `n` requests, or as a whole burst of
+// the rate limit if `n` is larger than that.
 func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,8 +65,9 @@ func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	return c.AllowN(now, min(n, l.burst))
 }
 
-// forget drops clients that have been idle for a minute. If maxClients clients are left, it drops
-// all clients, because an attacker with that many addresses must not keep other clients out.
+// forget drops the clients that have been idle for a minute. If maxClients clients are still left,
+// it drops all of them, because an attacker with that many addresses must not keep other clients
+// out.
 func (l *limiter[K]) forget(now time.Time) {
 	for k, c := range l.clients {
 		if now.Sub(c.last) > time.Minute {

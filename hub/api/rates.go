@@ -10,8 +10,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Rate is a rate limit: a client may send PerSecond requests on average, and Burst requests without
-// a pause.
+// Rate is a rate limit: a client may send PerSecond requests per second on average, and at most
+// Burst requests at once.
 type Rate struct {
 	PerSecond float64
 	Burst     int
@@ -32,8 +32,8 @@ const (
 	bootRate         = "boot"
 )
 
-// DefaultRates returns the default limits. The operator can set other limits. The limit "boot" is
-// for one device, and the limit "account" is for one account. Each other limit is for one network:
+// DefaultRates returns the default limits, which the operator can change. The limit "boot" applies
+// to each device, and the limit "account" to each account. All other limits apply to each network:
 // an IPv4 address, or an IPv6 /64.
 func DefaultRates() Rates {
 	return Rates{
@@ -48,9 +48,9 @@ func DefaultRates() Rates {
 	}
 }
 
-// The method `with` returns a copy of `r`. In this copy, each rate in `other` replaces the rate
-// with the same name. It returns an error for an unknown name, and for a rate that admits no
-// request. The texts of these errors are for the operator.
+// The method `with` returns a copy of `r` in which the rates in `other` replace those with the same
+// names. It returns an error for an unknown name, and for a rate that admits no request. The texts
+// of these errors are for the operator.
 func (r Rates) with(other Rates) (Rates, error) {
 	all := maps.Clone(r)
 	for name, rate := range other {
@@ -65,13 +65,13 @@ func (r Rates) with(other Rates) (Rates, error) {
 	return all, nil
 }
 
-// Check returns an error for an unknown name, or a rate that New would refuse.
+// Check returns an error if `r` has an unknown name, or a rate that New would refuse.
 func (r Rates) Check() error {
 	_, err := DefaultRates().with(r)
 	return err
 }
 
-// byNetwork makes the limiters of all rates that are for one network, by name.
+// byNetwork makes the limiters of all rates that apply to a network, by name.
 func (r Rates) byNetwork() map[string]*limiter[netip.Prefix] {
 	limiters := map[string]*limiter[netip.Prefix]{}
 	for name, rate := range r {

@@ -11,16 +11,16 @@ import (
 )
 
 const (
-	// readingAge is how long the hub uses the same reading of its values for GET /metrics. In this
-	// time, any number of scrapes causes only one reading.
+	// readingAge is how long GET /metrics uses a reading again, so that any number of scrapes in
+	// this time causes only one reading.
 	readingAge = 5 * time.Second
 	// readingTime bounds one reading.
 	readingTime = 4 * time.Second
 )
 
-// gauge takes readings. A reading has the hub's values at one moment, for GET /metrics and for the
-// alarms. The cost of a reading does not grow with the number of devices, because the database has
-// counters of the devices.
+// gauge takes readings, for GET /metrics and for the alarms. A reading has the hub's values at one
+// moment. Its cost does not grow with the number of devices, because the database keeps counters of
+// the devices.
 type gauge struct {
 	mu      sync.Mutex                 // locked during a reading, so that concurrent scrapes share the reading
 	age     time.Duration              // guarded by mu: how long scrapes use a reading again
@@ -30,7 +30,7 @@ type gauge struct {
 	history []moment                   // guarded by mu: of the last hour, the oldest first
 }
 
-// moment has the numbers of an earlier reading. The hub compares newer readings with these numbers.
+// moment has those numbers of an earlier reading with which the hub compares newer readings.
 type moment struct {
 	at                time.Time
 	quiet             int
@@ -38,8 +38,8 @@ type moment struct {
 	known             bool // the database answered, so quiet is valid
 }
 
-// kernelClock asks the kernel about its clock. `unset` is true if the clock is not synchronized.
-// `known` is false if the kernel does not answer. In a container, the kernel is that of the host.
+// kernelClock asks the kernel about its clock, which in a container is the host's. `unset` is true
+// if the clock is not synchronized, and `known` is false if the kernel does not answer.
 func kernelClock() (unset, known bool) {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t) // without a mode, Adjtimex only reads
@@ -65,8 +65,8 @@ func (s *Server) reading(ctx context.Context, fresh bool) *alarm.Reading {
 	return r
 }
 
-// takeReading makes a reading without the fields that compare it with earlier readings. If the
-// database does not answer, Database is false. The caller holds gauge.mu.
+// takeReading takes a reading without the fields that compare it with earlier readings. If the
+// database does not answer, the reading's field Database is false. The caller holds gauge.mu.
 func (s *Server) takeReading(ctx context.Context) *alarm.Reading {
 	r := &alarm.Reading{Now: s.cfg.Now(), Created: s.cfg.CA.Root().NotBefore, Certificates: s.certificatesNow()}
 	if s.space.dir != "" {
@@ -103,7 +103,7 @@ func (s *Server) certificatesNow() []alarm.Certificate {
 	return list
 }
 
-// readDatabase reads the numbers that are in the database.
+// readDatabase fills in the numbers that come from the database.
 func (s *Server) readDatabase(ctx context.Context, r *alarm.Reading) error {
 	st := s.cfg.Store
 	before := s.cfg.Now()
@@ -141,7 +141,7 @@ func (s *Server) readDatabase(ctx context.Context, r *alarm.Reading) error {
 	return st.Ping(ctx)
 }
 
-// lastBackup returns the time of the newest backup that the hub knows. Each program that makes a
+// lastBackup returns the time of the newest backup that the hub knows of. Each program that makes a
 // backup must record its time with Store.SetLastBackup.
 func (s *Server) lastBackup(ctx context.Context) (time.Time, error) {
 	return s.cfg.Store.LastBackup(ctx)
@@ -183,7 +183,7 @@ func (g *gauge) compare(r *alarm.Reading, m *metrics) {
 		}
 	}
 	r.Refused, r.Accepted = is.refused-oldest.refused, is.accepted-oldest.accepted
-	// Even if there are many scrapes, remember only one moment in each half minute.
+	// However often the hub is scraped, remember only one moment in each half minute.
 	if n := len(g.history); n == 0 || is.at.Sub(g.history[n-1].at) >= sweepEvery/2 {
 		g.history = append(g.history, is)
 	}

@@ -6,7 +6,7 @@ import (
 	"gangway/hub/store"
 )
 
-// recent is a cache of the values that were used last. The key of a value is a hash. When the cache
+// recent is a cache of the most recently used values, each with a hash as its key. When the cache
 // is full, it has between maxYoung and 2*maxYoung values.
 type recent[V any] struct {
 	mu         sync.Mutex
@@ -33,8 +33,8 @@ func (r *recent[V]) put(h store.Hash, v V) {
 	r.add(h, v)
 }
 
-// add adds a value to `young`. If `young` is full, add drops the values in `old`, and the values in
-// `young` become the old values. The caller holds r.mu.
+// add adds a value to `young`. If `young` is full, add first drops the values in `old`, and the
+// values in `young` become the old ones. The caller holds r.mu.
 func (r *recent[V]) add(h store.Hash, v V) {
 	if r.young == nil || len(r.young) >= maxYoung {
 		r.young, r.old = map[store.Hash]V{}, r.young

@@ -17,13 +17,12 @@ import (
 const (
 	// autoTokenHeader is the header in which Pantacor's devices send a join token.
 	autoTokenHeader = "Pantahub-Devices-Auto-Token-V1"
-	// unclaimedLife is how long the hub keeps a device without an owner, counted from the device's
-	// last contact.
+	// unclaimedLife is how long after its last contact the hub keeps a device without an owner.
 	unclaimedLife = 48 * time.Hour
 )
 
-// Registered is the answer to a registration. The order of its fields matters: Pantavisor uses the
-// first match of a name anywhere in the document.
+// Registered is the answer to a registration. The order of its fields matters, because Pantavisor
+// takes the first occurrence of a name anywhere in the document.
 type Registered struct {
 	ID           string         `json:"id"`
 	PRN          string         `json:"prn"`
@@ -39,7 +38,7 @@ type Registered struct {
 	DeviceMeta   map[string]any `json:"device-meta"`
 }
 
-// makeSecret returns a new secret, with which a device can sign in, and the secret's hash.
+// makeSecret returns a new secret, with which a device can sign in, and its hash.
 func makeSecret() (string, store.Hash) {
 	raw := make([]byte, 24)
 	rand.Read(raw) // never fails
@@ -47,10 +46,10 @@ func makeSecret() (string, store.Hash) {
 	return secret, sha256.Sum256([]byte(secret))
 }
 
-// registerDevice makes a device without evidence of a TPM. The owner is the signed-in account, or
-// the owner of a join token that allows such devices. Without a sign-in and without a join token,
-// the device has no owner until somebody claims it. The policy must accept devices without a TPM.
-// The default policy does not.
+// registerDevice makes a device without evidence of a TPM, if the policy accepts devices without a
+// TPM, which the default policy does not. The device's owner is the signed-in account, or the owner
+// of a join token that allows such devices. Without a sign-in and a join token, the device has no
+// owner until somebody claims it.
 func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	if r.UserAgent() == "" {
 		return problem(http.StatusBadRequest, "user-agent", "Send a User-Agent header.", "The request has no User-Agent header.")
@@ -89,7 +88,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !rules.WithoutTPM {
-		// The status is not 403, because Pantacor's programs ask for a password after a 403, or
+		// The status is not 403, because after a 403, Pantacor's programs ask for a password or
 		// retry endlessly.
 		return problem(http.StatusBadRequest, "without-tpm", "Onboard the device with its TPM, or ask the operator to change the policy's without_tpm.", "The policy refuses devices without a TPM.")
 	}

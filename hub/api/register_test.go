@@ -18,8 +18,8 @@ import (
 
 const withoutTPM = hubtest.LabPolicy + "without_tpm: accept\n"
 
-// register creates a device without a TPM. If `token` is a join token, the device gets the token's
-// owner. If `token` is empty, the device has no owner.
+// register creates a device without a TPM. The device belongs to the owner of the join token
+// `token` or, if `token` is empty, to nobody.
 func (s *scene) register(t *testing.T, token string, want int) api.Registered {
 	t.Helper()
 	header := map[string]string{}
@@ -37,7 +37,7 @@ func (s *scene) register(t *testing.T, token string, want int) api.Registered {
 	return d
 }
 
-// signedInAs returns a client that signed in with the device's secret.
+// signedInAs returns a client that is signed in with the device's secret.
 func (s *scene) signedInAs(t *testing.T, d api.Registered) *person {
 	t.Helper()
 	p := s.person(t, "")
@@ -52,8 +52,8 @@ func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
 	s.register(t, "", 400)
 	s.register(t, auto.Token, 400)
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
-	// The owner's policy can refuse devices without a TPM. If the hub's policy refuses devices
-	// without a TPM, the owner's policy cannot accept such devices.
+	// An owner's policy can refuse devices without a TPM, but cannot accept them if the hub's
+	// policy refuses them.
 	s.Policy(t, s.Owner.ID, "version: 1\nwithout_tpm: accept\n")
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
 	s.Policy(t, store.HubWide, withoutTPM)
@@ -63,8 +63,8 @@ func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
 	s.register(t, auto.Token, 400)
 }
 
-// Devices without a TPM send the join token itself to the hub. The hub accepts only join tokens
-// that were made for such devices.
+// Devices without a TPM send the join token itself, so the hub accepts only join tokens that were
+// made for such devices.
 func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -93,8 +93,8 @@ func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
 	s.register(t, late.Token, 400) // expired
 }
 
-// Many devices register at the same time with a join token that has one use left. Only one device
-// is created.
+// If many devices register at the same time with a join token that has one use left, only one
+// device is created.
 func TestAutoTokensLastUseGoesToOneDevice(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -147,7 +147,8 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 		t.Errorf("%s", brief.Of(claimed))
 	}
 	want[map[string]any](eve, "PUT", "/devices/"+d.ID+"?challenge="+d.Challenge, nil, 412)
-	// With a token that was issued before the claim, the device reads a record with the new owner.
+	// The device reads the new owner in its record, even with an access token that was issued
+	// before the claim.
 	if view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200); view.Owner != claimed.Owner || view.Challenge != "" {
 		t.Errorf("%s", brief.Of(view))
 	}
@@ -179,8 +180,8 @@ func TestUnclaimedDevicesAreRefusedWhenTheyAreTooMany(t *testing.T) {
 	t.Error("30 registrations from one address were not limited")
 }
 
-// A device's access token ends when the secret for which it was issued is replaced, or when the
-// device is deleted.
+// A device's access token becomes invalid when the secret with which the device got the token is
+// replaced, or when the device is deleted.
 func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -189,20 +190,20 @@ func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 	d := s.register(t, auto.Token, 200)
 	p := s.signedInAs(t, d)
 	want[api.DeviceView](p, "GET", "/devices/"+d.ID, nil, 200)
-	// The hub does not accept a device's token in place of a person's token. It does not accept a
-	// device's token in place of the device's client certificate.
+	// The hub does not accept a device's access token where it demands a person's token or the
+	// device's client certificate.
 	for path, method := range map[string]string{"/policy": "GET", "/devices/tokens": "GET", "/events": "GET", "/device/secret": "POST", "/auth/x509/login": "POST"} {
 		if status, body := p.do(method, path, nil); status != 401 {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	// When the device gets a new secret, the tokens from the old secret end.
+	// When the device gets a new secret, the tokens that it got with the old secret become invalid.
 	if err := s.Store.PutDeviceSecret(t.Context(), d.ID, store.Hash{}, store.Hash{9}, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
 	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": d.PRN, "password": d.Secret}, 401)
-	// When the device is deleted, its tokens end too.
+	// When the device is deleted, its tokens become invalid too.
 	d = s.register(t, auto.Token, 200)
 	p = s.signedInAs(t, d)
 	want[api.DeviceView](s.person(t, "ada"), "DELETE", "/devices/"+d.ID, nil, 200)
@@ -214,8 +215,8 @@ func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
 }
 
-// Some programs on a device cannot use the device's TPM key. For these programs, a device with a
-// TPM gets an access token and a device secret. Both expire soon, and end when the device is
+// Some programs on a device cannot use the device's TPM key. For them, a device with a TPM can get
+// an access token and a device secret. Both expire soon, and become invalid when the device is
 // deleted.
 func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	t.Parallel()
@@ -244,7 +245,7 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	}
 	s.Advance(25 * time.Hour)
 	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret}, 401)
-	// Only the device with its TPM can extend the secret for another day.
+	// Only the device with its TPM can renew the secret for another day.
 	want[map[string]any](q, "PUT", "/device/secret", map[string]string{"secret": secret.Secret}, 401)
 	keep := func(secret string) int {
 		a := must(conn.Do(t.Context(), "PUT", "/device/secret", must(json.Marshal(map[string]string{"secret": secret}))(t)))(t)
@@ -267,8 +268,8 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 401)
 }
 
-// A device can read only its own record. It cannot change the data that belongs to its owner, such
-// as its nick and user-meta.
+// A device can read only its own record, and cannot change what belongs to its owner, such as its
+// nick and user-meta.
 func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -290,7 +291,7 @@ func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
 	}
 }
 
-// Other accounts can see a public device, but not its metadata or other data that only its owner
+// Other accounts can see a public device, but not its metadata or anything else that only its owner
 // may see.
 func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
 	t.Parallel()
@@ -325,7 +326,7 @@ func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
 	want[map[string]any](eve, "GET", "/devices/"+id, nil, 404)
 }
 
-// Only the answer to the registration contains the device's secret. No other answer contains it.
+// A device's secret is only in the answer to the registration, and in no later answer.
 func TestNoSecretIsReturnedAgain(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

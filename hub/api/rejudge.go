@@ -10,12 +10,11 @@ import (
 	"gangway/hub/store"
 )
 
-// maxJudged is the largest number of devices that one request judges again. For each device, the
-// hub verifies all signatures, which takes milliseconds.
+// maxJudged is the largest number of devices that one request judges again. The hub verifies all
+// signatures of each device, which takes milliseconds.
 const maxJudged = 100
 
-// Judgement says how the hub would judge a device's stored evidence if the device sent the evidence
-// today.
+// Judgement says how the hub would judge a device's stored evidence if the device sent it today.
 type Judgement struct {
 	ID      string `json:"id"`
 	Nick    string `json:"nick"`
@@ -30,9 +29,10 @@ const (
 	wouldRefuse = "refused"
 )
 
-// Judgements is one page of judgements, in the order of the devices' nicks.
+// Judgements is one page of the judgements of an owner's devices, in the order of the devices'
+// nicks.
 type Judgements struct {
-	// Devices are the devices that the hub would not accept.
+	// Devices are the devices of this page that the hub would not accept.
 	Devices  []Judgement `json:"devices"`
 	Accepted int         `json:"accepted"` // devices of this page that the hub would accept
 	// WithoutEvidence is the number of devices of this page that have no TPM, and so no evidence
@@ -41,15 +41,15 @@ type Judgements struct {
 	Next            string `json:"next,omitempty"` // for ?after=; empty: this is the last page
 }
 
-// JudgedStore has the methods of a store that Rejudge needs.
+// JudgedStore has the store's methods that Rejudge needs.
 type JudgedStore interface {
 	Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error)
 	Enrolment(ctx context.Context, request store.Hash) (store.Enrolment, error)
 }
 
-// Rejudge judges the stored evidence of at most `limit` of an owner's devices again, under the
-// trust store, the policies and the EK lists in force. It changes nothing. It takes the devices in
-// the order of their nicks, beginning after the nick `after`.
+// Rejudge judges the stored evidence of an owner's devices again, with the trust store, the
+// policies and the EK lists in force. It takes at most `limit` devices in the order of their nicks,
+// beginning after the nick `after`. It changes nothing.
 func Rejudge(ctx context.Context, st JudgedStore, s *onboard.Service, owner, after string, limit int) (*Judgements, error) {
 	trial, err := s.Try(ctx, owner, nil)
 	if err != nil {

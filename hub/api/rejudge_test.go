@@ -12,7 +12,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// judgements returns the judgements of all devices of an owner, read page by page.
+// judgements reads the judgements of all devices of an owner, page by page.
 func judgements(p *person, limit int) (all api.Judgements) {
 	p.t.Helper()
 	for after := ""; ; {
@@ -34,8 +34,8 @@ func outcomes(all api.Judgements) (list []string) {
 	return slices.Compact(list)
 }
 
-// An operator distrusts a maker whose devices have onboarded. The owner sees which devices the hub
-// would refuse today. The preview changes nothing: the devices stay active.
+// When an operator distrusts a maker whose devices have onboarded, the owner sees which devices the
+// hub would refuse today. This preview changes nothing: the devices stay active.
 func TestRejudgeListsWhatTheHubWouldRefuseToday(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -88,7 +88,8 @@ func TestRejudgeShowsNoDeviceOfAnotherOwner(t *testing.T) {
 	}
 }
 
-// An owner who sends many requests at once cannot use more than two processors' time.
+// An owner's requests can run at most two such judgements at a time, however many requests the
+// owner sends.
 func TestRejudgeIsBoundedForEachOwner(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -101,8 +102,9 @@ func TestRejudgeIsBoundedForEachOwner(t *testing.T) {
 	first()
 }
 
-// After a change of the trust store, the hub scans the devices in parts. Each part continues where
-// the last part ended, even at another replica. The scan counts each device once.
+// After a change of the trust store, the hub scans the devices in several rounds. Each round
+// continues where the last one ended, even at another replica, and the scan counts each device
+// once.
 func TestTrustScanGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -127,7 +129,7 @@ func TestTrustScanGoesOnAfterARestart(t *testing.T) {
 	if again, rounds := scan(); again != 3 || rounds != 1 {
 		t.Errorf("a scan that has ended begins again: %d devices in %d parts", again, rounds)
 	}
-	// After the owner deleted a device, the next scan counts one device fewer.
+	// After the owner has deleted a device, the next scan counts one device fewer.
 	f.deleteDevice(t, f.boatID)
 	f.Advance(2 * api.ScanAgain)
 	if again, _ := scan(); again != 2 {

@@ -14,35 +14,35 @@ import (
 	"gangway/hub/store"
 )
 
-// Several hubs may share one database (Config.Replicas). docs/operations.md lists what each hub
-// keeps in memory. This file has the messages by which the hubs tell each other which pages
-// changed, and the leases.
+// Several hubs, called replicas, may share one database (Config.Replicas). docs/operations.md lists
+// what each of them keeps in memory. This file has the messages by which replicas tell each other
+// which web pages have changed, and the leases, by which replicas divide the work.
 
 const (
-	// tellEvery is how often a replica sends its changes to the other replicas, if there are
-	// changes.
+	// tellEvery is how often a replica sends its changes, if any, to the other replicas.
 	tellEvery = 200 * time.Millisecond
-	// pollEvery is how often a replica reads the messages of the other replicas. So an event of one
-	// replica reaches the open web pages of another replica in at most tellEvery + pollEvery.
+	// pollEvery is how often a replica reads the messages of the other replicas. So an event at one
+	// replica reaches the open web pages of another replica within tellEvery + pollEvery.
 	pollEvery = time.Second
-	// pollMessages is the largest number of messages of one poll.
+	// pollMessages is the largest number of messages that are read at once.
 	pollMessages = 100
-	// One message has at most newsChanges changes of at most newsOwners accounts. If there are more
-	// changes, all pages of the account load again. If there are more accounts, all pages do.
+	// One message has at most newsChanges changes, of at most newsOwners accounts. If an account
+	// has too many changes, all its open web pages load again, and if there are too many accounts,
+	// all web pages do.
 	newsChanges, newsOwners = 1000, 1000
 )
 
-// news is the body of a message to the other replicas. A later version may add fields.
+// news is the body of a message to the other replicas: what has changed on the web pages. A later
+// version may add fields.
 type news struct {
-	// All says that every page must load its parts again.
+	// All says that every open web page must load its parts again.
 	All bool `json:"all,omitempty"`
-	// Owners has the changes by Account.ID. If an account's list is empty, all its pages must load
-	// their parts again.
+	// Owners has the changes of each account, by Account.ID. If an account's list is empty, all its
+	// open web pages must load their parts again.
 	Owners map[string][]liveChange `json:"owners,omitempty"`
 }
 
-// outbox collects the news for the other replicas. Its size is bounded by newsOwners and
-// newsChanges.
+// outbox collects the news for the other replicas. newsOwners and newsChanges bound its size.
 type outbox struct {
 	mu     sync.Mutex
 	all    bool
@@ -88,8 +88,8 @@ func (o *outbox) addAll() {
 	o.all, o.owners, o.n = true, nil, 0
 }
 
-// The method `take` returns the news since the last call. The result `some` is false if there is no
-// news.
+// The method `take` returns and removes the collected news. The result `some` is false if there is
+// none.
 func (o *outbox) take() (n news, some bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -148,10 +148,10 @@ type mailbox struct {
 	behind  bool // messages may have been missed
 }
 
-// Poll calls `hear` with each message that arrived after the last Poll. If messages may have been
-// missed, Poll instead calls `hear` once, with the field All set. This happens at the first call,
-// after a long pause, and after an error. An error may mean a failover, and the new database server
-// may number messages differently.
+// Poll calls `hear` with each message that has arrived since the last Poll. If messages may have
+// been missed, Poll instead calls `hear` once, with the field All set. This happens at the first
+// call, after a long pause, and after an error, because an error may mean a failover to a database
+// server that numbers messages differently.
 func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) error {
 	if m.behind || now.Sub(m.read) > store.MessageLife/2 {
 		last, err := m.store.LastMessage(ctx)
@@ -181,8 +181,8 @@ func (m *mailbox) Poll(ctx context.Context, now time.Time, hear func(news)) erro
 	}
 }
 
-// readNews reads a message. If this version does not understand it, all pages load their parts
-// again.
+// readNews parses a message. If this version does not understand the message, all pages load their
+// parts again.
 func readNews(body []byte) (n news) {
 	if json.Unmarshal(body, &n) != nil {
 		return news{All: true}
@@ -190,7 +190,7 @@ func readNews(body []byte) (n news) {
 	return n
 }
 
-// pollLoop passes the news of other replicas to the open pages, until ctx ends.
+// pollLoop passes the news from other replicas to the open web pages, until ctx ends.
 func (s *Server) pollLoop(ctx context.Context) {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -212,17 +212,17 @@ func (s *Server) pollLoop(ctx context.Context) {
 
 const (
 	leaseName = "periodic-work"
-	// leaseLife is how long a replica that crashed keeps the other replicas from doing the periodic
-	// work.
+	// leaseLife is how long the other replicas must wait after a crash of the lease's holder before
+	// one of them can do the periodic work.
 	leaseLife  = 15 * time.Second
 	leaseRenew = 5 * time.Second
-	// leaseMargin is a safety margin: the holder of the lease stops the periodic work leaseMargin
-	// before the lease ends.
+	// leaseMargin is a safety margin: the lease's holder stops the periodic work this long before
+	// the lease ends.
 	leaseMargin = 4 * time.Second
 )
 
-// lease is the right to do the periodic work. If there are several replicas, only one of them holds
-// the lease. A hub without replicas always holds it.
+// lease is the right to do the periodic work. Only one of several replicas holds it at a time. A
+// hub without replicas always holds it.
 type lease struct {
 	store   store.Replicas // nil: there are no other replicas
 	replica string
@@ -235,8 +235,8 @@ type lease struct {
 	timer *time.Timer
 }
 
-// duty returns the context for periodic work. In this context, each write to the database checks
-// the lease. `ok` is false if another replica does the work.
+// duty returns the context for periodic work, in which each write to the database first checks that
+// this replica still holds the lease. `ok` is false if another replica does the work.
 func (l *lease) duty(ctx context.Context) (_ context.Context, ok bool) {
 	if l.store == nil {
 		return ctx, ctx.Err() == nil
@@ -277,7 +277,7 @@ func (l *lease) try(ctx context.Context) error {
 	return nil
 }
 
-// The method `stop` ends the context of the periodic work. The caller holds l.mu.
+// The method `stop` cancels the context of the periodic work. The caller holds l.mu.
 func (l *lease) stop() {
 	if l.lose != nil {
 		l.lose()
@@ -297,12 +297,12 @@ func (l *lease) end(ctx context.Context) error {
 	return l.store.EndLease(ctx, f)
 }
 
-// objectsLease is the name of a lease. Its holder is not a replica, but the place where replicas
-// store objects, such as a bucket. So all replicas with the same place hold the lease together.
+// objectsLease is the name of a lease whose holder is not a replica, but the place where replicas
+// store objects, such as a bucket. So all replicas that use the same place hold the lease together.
 const objectsLease = "objects"
 
-// shareObjects returns an error if another replica stores its objects elsewhere. Each replica would
-// then not find the objects of the other replica, and would treat them as lost.
+// shareObjects returns an error if another replica stores its objects elsewhere, because neither
+// replica would find the objects of the other, and each would treat them as lost.
 func (s *Server) shareObjects(ctx context.Context) error {
 	if !s.cfg.Replicas || s.cfg.ObjectsAt == "" {
 		return nil
@@ -342,7 +342,7 @@ func (s *Server) periodic(ctx context.Context) {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if err := s.lease.end(last); err != nil {
-			s.log.Warn("could not give up the lease of the periodic work; another hub takes the work when the lease expires", "err", err)
+			s.log.Warn("could not give up the lease of the periodic work; another hub takes over when the lease expires", "err", err)
 		}
 	}
 }
@@ -353,11 +353,11 @@ func (s *Server) tryLease(ctx context.Context) {
 	}
 }
 
-// interrupted reports whether periodic work ended because the hub stops, or because another replica
-// does the work now.
+// interrupted reports whether periodic work ended because the hub is stopping, or because another
+// replica does the work now.
 func interrupted(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, store.ErrFenced)
 }
 
-// newReplica returns a random name for this process.
+// newReplica returns a random name for this process among the replicas.
 func newReplica() string { return rand.Text() }

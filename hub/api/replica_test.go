@@ -29,8 +29,8 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// newReplicas returns two hubs on one database. The token file of the second scene names the second
-// hub.
+// newReplicas returns two hubs that share one database. The token file of the second scene names
+// the second hub.
 func newReplicas(t *testing.T) (first, second *scene) {
 	t.Helper()
 	first = newSceneWith(t, func(c *api.Config) { c.Replicas = true })
@@ -43,7 +43,7 @@ func newReplicas(t *testing.T) (first, second *scene) {
 	return first, &other
 }
 
-// A change at one replica applies to the next request at another replica. The test changes
+// A change at one replica takes effect with the next request at another replica. The test changes
 // sessions, policies, approvals and tokens, and removes devices.
 func TestReplicasObeyAtOnce(t *testing.T) {
 	t.Parallel()
@@ -83,7 +83,7 @@ func TestReplicasObeyAtOnce(t *testing.T) {
 	}
 }
 
-// An event at one replica reaches an open page of the other replica in under 2 seconds.
+// An event at one replica reaches an open page of the other replica within 2 seconds.
 func TestLiveChangesReachPagesOfOtherReplicas(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -146,8 +146,9 @@ func TestShortFormWorksAtEveryReplica(t *testing.T) {
 	}
 }
 
-// Attack: a person guesses short forms of claim codes, or machines ask for claims without end. Each
-// replica limits the guesses. The machines fill neither the replica's memory nor the database.
+// Attack: a person guesses short forms of claim codes, or machines ask for claims endlessly. Each
+// replica limits the guesses, and the machines can fill neither the replica's memory nor the
+// database.
 func TestShortFormsOfReplicasAreNotGuessedAndNotHoarded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -179,8 +180,8 @@ func TestShortFormsOfReplicasAreNotGuessedAndNotHoarded(t *testing.T) {
 	}
 }
 
-// An attacker who can write to the database copies an encrypted claim code to another key. The hub
-// does not accept the copy.
+// An attacker who can write to the database copies an encrypted claim code to the key of another
+// one. The hub does not accept the copy.
 func TestForgedClaimCodeInTheDatabaseIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -192,7 +193,7 @@ func TestForgedClaimCodeInTheDatabaseIsNotBelieved(t *testing.T) {
 		first.asks(t, code)
 	}
 	first.Server.ShareClaimants(t.Context())
-	// Give both keys the same value, which is valid for only one of them.
+	// Give both keys the same value, which is valid for only one of the keys.
 	if _, err := openDatabase(t, first.Data()).Exec("UPDATE temporary_values SET value = (SELECT max(value) FROM temporary_values)"); err != nil {
 		t.Fatal(err)
 	}
@@ -232,8 +233,8 @@ func TestOneReplicaDoesThePeriodicWork(t *testing.T) {
 	soon(t, func() bool { return second.Server.TryLease(t.Context()) == nil && on(second) && !on(first) })
 }
 
-// A replica is paused in the middle of its periodic work, and another replica takes over. When the
-// paused replica continues, it removes nothing from the database.
+// If a replica is paused in the middle of its periodic work and another replica takes over, the
+// paused replica removes nothing from the database when it continues.
 func TestPausedReplicaRemovesNothing(t *testing.T) {
 	t.Parallel()
 	first, second := newReplicas(t)
@@ -253,8 +254,8 @@ func TestPausedReplicaRemovesNothing(t *testing.T) {
 		t.Fatal("the periodic work has no fence")
 	}
 	must(0, first.Store.AppendEvent(t.Context(), store.Event{Time: time.Now().AddDate(-3, 0, 0), Kind: "old", Owner: first.Owner.ID}))(t)
-	// The lease passes to the second replica, as if the lease had expired while the first replica
-	// was paused.
+	// The lease passes to the second replica as if it had expired while the first replica was
+	// paused.
 	must(0, first.Store.EndLease(t.Context(), fence))(t)
 	soon(t, func() bool {
 		must(0, second.Server.TryLease(t.Context()))(t)
@@ -283,7 +284,7 @@ func TestPausedReplicaRemovesNothing(t *testing.T) {
 	}
 }
 
-// lateRemovals is a bucket as seen by a hub that is paused before each removal.
+// lateRemovals is the bucket of a hub that is paused before each removal of an object.
 type lateRemovals struct {
 	objects.Store
 	pause func(objects.Key)
@@ -294,9 +295,10 @@ func (l *lateRemovals) Delete(ctx context.Context, key objects.Key) error {
 	return l.Store.Delete(ctx, key)
 }
 
-// Two hubs share a bucket. The first hub collects unused objects, and is paused before it removes
-// an object. Meanwhile somebody uploads the same content to the second hub. The late removal does
-// not touch the new copy. Then uploads and removals of the same content run at the same time.
+// Two hubs share a bucket. The first hub collects unused objects, and is paused just before it
+// removes one. Meanwhile, somebody uploads the same content to the second hub. The late removal
+// must not touch the new copy. After that, uploads and removals of the same content run at the same
+// time.
 func TestTwoHubsOnOneBucketLoseNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for the collectors of two hubs")
@@ -399,8 +401,8 @@ func TestTwoHubsOnOneBucketLoseNothing(t *testing.T) {
 	}
 }
 
-// If an account has many changes, a message to the other replicas does not list them: the account's
-// pages load again instead.
+// If an account has too many changes, a message to the other replicas does not list them, and the
+// account's open pages load again instead.
 func TestNewsForReplicasAreBounded(t *testing.T) {
 	t.Parallel()
 	var o api.Outbox
@@ -429,8 +431,8 @@ func TestNewsForReplicasAreBounded(t *testing.T) {
 	}
 }
 
-// brokenMail is a store in which reads of messages fail. Afterwards the messages have other
-// numbers, as after a failover to another database server.
+// brokenMail is a store that fails to read messages. Afterwards, the messages have other numbers,
+// as after a failover to another database server.
 type brokenMail struct {
 	store.Replicas
 	broken bool
@@ -452,7 +454,7 @@ func (b *brokenMail) Messages(_ context.Context, after int64, _ int) (list []sto
 	return list, nil
 }
 
-// If a replica may have missed messages of other replicas, all its open pages load again.
+// If a replica may have missed messages from other replicas, all its open web pages load again.
 func TestMissedMessagesReloadThePages(t *testing.T) {
 	t.Parallel()
 	mail := &brokenMail{last: 7}
@@ -491,8 +493,8 @@ func TestMissedMessagesReloadThePages(t *testing.T) {
 	poll(false, "c")
 }
 
-// When a hub begins to stop, GET /readyz says so. For the time Drain, the hub answers other
-// requests as before, and asks its clients to close their connections.
+// When a hub begins to stop, GET /readyz says so. For the duration Drain, the hub still answers
+// other requests, and asks its clients to close their connections.
 func TestStoppingHubDrains(t *testing.T) {
 	t.Parallel()
 	s := newSceneWith(t, func(c *api.Config) { c.Drain = 4 * time.Second })

@@ -12,8 +12,8 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// readJSON reads the JSON body into v with package strictjson. It ignores unknown fields, because
-// Pantacor's clients send some. A duplicate name, a name in another case, null and trailing data
+// readJSON decodes the JSON body into v with package strictjson. It ignores unknown fields, because
+// Pantacor's clients send some. Duplicate names, names in a different case, null and trailing data
 // are errors.
 func readJSON(r *http.Request, v any) error {
 	body, err := readBody(r)
@@ -43,7 +43,7 @@ func readBody(r *http.Request) ([]byte, error) {
 	return b, nil
 }
 
-// readForm reads the form of a page into r.PostForm.
+// readForm parses the form of a web page into r.PostForm.
 func readForm(r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return badBody(err)
@@ -51,8 +51,8 @@ func readForm(r *http.Request) error {
 	return nil
 }
 
-// pageSize reads ?limit=, a number from 1 to 1000. If the query has no limit, pageSize returns the
-// default `otherwise`.
+// pageSize returns ?limit=, a number from 1 to 1000. If the query has no limit, pageSize returns
+// `otherwise`.
 func pageSize(r *http.Request, otherwise int) (int, error) {
 	v := r.URL.Query().Get("limit")
 	if v == "" {
@@ -65,7 +65,8 @@ func pageSize(r *http.Request, otherwise int) (int, error) {
 	return n, nil
 }
 
-// readError returns the problem for a body that is too large, or that could not be read to its end.
+// readError returns the problem that describes a body that is too large, or that could not be read
+// to its end.
 func readError(err error) error {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
@@ -83,7 +84,7 @@ func remoteAddr(r *http.Request) string {
 	return host
 }
 
-// revInPath reads {rev}, a decimal number without leading zeros.
+// revInPath returns the revision number {rev} in the path, a decimal number without leading zeros.
 func revInPath(r *http.Request) (int, error) {
 	v := r.PathValue("rev")
 	rev, err := strconv.Atoi(v)

@@ -14,11 +14,12 @@ import (
 	"gangway/hub/store"
 )
 
-// A client can upload an object in parts, perhaps over several connections. The hub supports the
-// core of the protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload). HEAD on the upload's
-// signed URL says how many bytes the hub has, and PATCH sends the bytes that follow. POST /objects/
-// replaces the creation request of tus. The hub keeps only whole parts (objects.PartSize). So after
-// an interruption, the hub may lack up to one part of the bytes that the client has sent.
+// A client can upload an object piece by piece, perhaps over several connections. The hub supports
+// the core of the protocol tus 1.0.0 (https://tus.io/protocols/resumable-upload): HEAD on the
+// upload's signed URL says how many bytes the hub has, and PATCH sends the bytes that follow. POST
+// /objects/ replaces the creation request of tus. The hub stores only whole parts
+// (objects.PartSize), so after an interruption, it may lack up to one part of the bytes that the
+// client has sent.
 const (
 	tusHeader    = "Tus-Resumable"
 	tusVersion   = "1.0.0"
@@ -32,11 +33,11 @@ const (
 
 var (
 	errTooManyPartials = problem(http.StatusRequestEntityTooLarge, "too-many-uploads", "Finish the other uploads, or wait a day until they expire.", "The account has %d unfinished uploads.", maxPartials)
-	errPartsGone       = problem(http.StatusConflict, "upload-gone", "Send the object again, from its start.", "The parts of the upload are not stored any more.")
+	errPartsGone       = problem(http.StatusConflict, "upload-gone", "Send the object again, from its start.", "The hub no longer has the parts of the upload.")
 )
 
-// partial returns an owner's unfinished upload of an object, and the object's record. If the owner
-// has no unfinished upload with the size in the record, the upload's Place is empty.
+// partial returns an owner's unfinished upload of an object, and the object's record. The upload's
+// Place is empty if there is no unfinished upload with the size in the record.
 func (s *Server) partial(ctx context.Context, of store.Object) (store.PartialUpload, store.Object, error) {
 	p, o, err := s.cfg.Store.Partial(ctx, of.Owner, of.Sum)
 	if err != nil {
@@ -46,7 +47,7 @@ func (s *Server) partial(ctx context.Context, of store.Object) (store.PartialUpl
 		p.Received = o.Size
 	}
 	if p.Place != "" && p.Size != o.Size {
-		// The object was announced again with another size.
+		// Meanwhile, the object was announced again, with another size.
 		if err := s.abandon(ctx, p); err != nil {
 			return p, o, err
 		}
@@ -70,9 +71,9 @@ func (s *Server) showOffset(w http.ResponseWriter, r *http.Request, of store.Obj
 	return nil
 }
 
-// appendBlob stores further parts of an object. Status 204 means that the bytes up to the answer's
+// appendBlob stores further bytes of an object. Status 204 means that the bytes up to the answer's
 // Upload-Offset are durable. If these are all bytes, the object is complete, verified and durable,
-// as after PUT.
+// as after a PUT.
 func (s *Server) appendBlob(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set(tusHeader, tusVersion)
 	offset, err := strconv.ParseInt(r.Header.Get(offsetHeader), 10, 64)
@@ -95,8 +96,8 @@ func (s *Server) appendBlob(w http.ResponseWriter, r *http.Request) error {
 	case p.Place == "" && o.Stored:
 		return sendOffset(w, offset)
 	}
-	// If the objects are in a folder, CompleteParts copies the parts. So the disk needs room for
-	// the parts and for the object.
+	// If the objects are in a folder, CompleteParts copies the parts, so the disk needs room for
+	// both the parts and the object.
 	if !s.space.hasRoomFor(o.Size+left, s.uploads.totalSize()) {
 		return errStorage
 	}
@@ -147,7 +148,7 @@ func sendOffset(w http.ResponseWriter, offset int64) error {
 	return nil
 }
 
-// beginPartial begins an upload in parts.
+// beginPartial begins an upload that may be sent in several requests.
 func (s *Server) beginPartial(ctx context.Context, o store.Object) (store.PartialUpload, error) {
 	p := store.PartialUpload{Upload: store.Upload{Owner: o.Owner, Sum: o.Sum, Place: objects.NewPlace()}, Size: o.Size}
 	key := objects.Key{Sum: p.Sum, Place: p.Place}
@@ -162,7 +163,7 @@ func (s *Server) beginPartial(ctx context.Context, o store.Object) (store.Partia
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 	defer cancel()
 	if err := s.cfg.Objects.AbortParts(clean, key, p.Token); err != nil {
-		s.log.Warn("ending an upload in parts", "err", err)
+		s.log.Warn("could not abort a multipart upload", "err", err)
 	}
 	switch {
 	case errors.Is(err, store.ErrTooManyUploads):
@@ -173,7 +174,8 @@ func (s *Server) beginPartial(ctx context.Context, o store.Object) (store.Partia
 	return p, trailProblem(err)
 }
 
-// receiveParts stores parts until the object is complete, or until the body ends (io.EOF).
+// receiveParts stores parts until the object is complete, or until the body ends, when it returns
+// io.EOF.
 func (s *Server) receiveParts(ctx context.Context, p *store.PartialUpload, body io.Reader) error {
 	key := objects.Key{Sum: p.Sum, Place: p.Place}
 	for p.Received < p.Size {
@@ -189,7 +191,7 @@ func (s *Server) receiveParts(ctx context.Context, p *store.PartialUpload, body 
 	return nil
 }
 
-// The method `complete` finishes an upload of which all parts are stored.
+// The method `complete` finishes an upload whose parts are all stored.
 func (s *Server) complete(w http.ResponseWriter, r *http.Request, p store.PartialUpload, o store.Object, by credential, one *upload) error {
 	err := s.cfg.Objects.CompleteParts(r.Context(), objects.Key{Sum: p.Sum, Place: p.Place}, p.Token, p.Size)
 	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout)) // the object may be large
@@ -213,8 +215,8 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request, p store.Partia
 	return nil
 }
 
-// abandon ends an upload that has not stored its object. abandon removes the parts before the
-// record. If the hub is killed in between, Collect finds the record and calls abandon again.
+// abandon ends an upload that has not stored its object. It removes the parts before the record, so
+// that if the hub is killed in between, Collect finds the record and calls abandon again.
 func (s *Server) abandon(ctx context.Context, p store.PartialUpload) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanUp)
 	defer cancel()
@@ -226,7 +228,8 @@ func (s *Server) abandon(ctx context.Context, p store.PartialUpload) error {
 	return s.cfg.Store.EndUpload(ctx, p.Place)
 }
 
-// expireUploads ends uploads without progress. It returns their number.
+// expireUploads ends the uploads that have made no progress since `before`. It returns their
+// number.
 func (s *Server) expireUploads(ctx context.Context, before time.Time) (int, error) {
 	list, err := s.cfg.Store.ExpiredUploads(ctx, before, 100)
 	if err != nil {

@@ -18,12 +18,12 @@ import (
 	"gangway/internal/race"
 )
 
-// uploadParts returns content with a length of two and a half parts.
+// uploadParts returns content that is two and a half parts long.
 func uploadParts(name string) string {
 	return strings.Repeat(name, int(objects.PartSize(0))*5/2/len(name))
 }
 
-// patch sends bytes to a signed URL for uploads.
+// patch sends bytes with PATCH to a signed URL for uploads.
 func patch(p *person, url string, offset int64, body string) (int, string, http.Header) {
 	p.t.Helper()
 	status, answer, h := send(p, "PATCH", url, body, "Upload-Offset", fmt.Sprint(offset), "Tus-Resumable", "1.0.0", "Content-Type", "application/offset+octet-stream")
@@ -46,7 +46,7 @@ func wantPatch(p *person, url string, offset int64, body string, status int, aft
 	}
 }
 
-// sendAndHangUp sends bytes of an object, and then closes the connection.
+// sendAndHangUp sends only some bytes of an object, and then closes the connection.
 func sendAndHangUp(t *testing.T, s *scene, url string, offset int64, sent string, length int) {
 	t.Helper()
 	r, w := io.Pipe()
@@ -65,8 +65,8 @@ func sendAndHangUp(t *testing.T, s *scene, url string, offset int64, sent string
 	}
 }
 
-// The connection of an upload breaks in the middle of a part. The client asks for the offset, and
-// continues with another URL of the same object.
+// If the connection of an upload breaks in the middle of a part, the client asks for the offset and
+// continues, even with another URL of the same object.
 func TestInterruptedUploadContinues(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -135,8 +135,8 @@ func TestPartsOfAnotherContentAreRefused(t *testing.T) {
 	wantPatch(f.ada, empty.PutURL, 0, "", 400, -1)
 }
 
-// Another owner knows the object's SHA-256, and has a signed URL to upload the same object. The
-// other owner sees nothing of the first owner's upload, and cannot change or finish it. A URL for
+// If another owner knows the object's SHA-256 and has a signed URL to upload the same object, this
+// owner sees nothing of the first owner's upload, and cannot change or finish it. A URL for
 // downloads permits no upload.
 func TestNobodyAppendsToAnothersUpload(t *testing.T) {
 	t.Parallel()
@@ -155,8 +155,8 @@ func TestNobodyAppendsToAnothersUpload(t *testing.T) {
 	wantCode(f.mallory, "GET", "/objects/"+o.Sum, nil, 404)
 }
 
-// An attacker begins uploads and finishes none. Their sizes count against the quota, their number
-// is bounded, and they expire.
+// If an attacker begins uploads and finishes none, their sizes count against the quota, their
+// number is bounded, and they expire.
 func TestUnfinishedUploadsAreNotHoarded(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()

@@ -13,9 +13,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// RevisionView is a revision of a trail; Pantacor calls a revision a step. The order of its fields
-// is part of the protocol, because devices use the first match of a key anywhere in the document.
-// So the fields that devices read come before the fields that people and devices write.
+// RevisionView is a revision of a trail, which Pantacor calls a step. The order of its fields is
+// part of the protocol: devices use the first occurrence of a key anywhere in the document, so the
+// fields that devices read come before the fields that people and devices write.
 type RevisionView struct {
 	ID           string          `json:"id"` // the device's id, a hyphen and Rev
 	Owner        string          `json:"owner"`
@@ -57,23 +57,23 @@ func viewRevision(s store.Revision, c caller) RevisionView {
 	return view
 }
 
-// trailRevision finds the revision in the path, or the newest revision, in a trail that the caller
-// may change.
+// trailRevision finds the revision in the path, or the newest revision if the path has none, in a
+// trail that the caller may change.
 func (s *Server) trailRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.trailDevice(r)
 	return s.revisionIn(r, d, err)
 }
 
-// readableRevision is like trailRevision, but for a request that only reads. Every account may send
-// such a request about a public device.
+// readableRevision is like trailRevision, but for requests that only read, which every account may
+// send about a public device.
 func (s *Server) readableRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.readableTrailDevice(r)
 	return s.revisionIn(r, d, err)
 }
 
-// revisionIn finds the revision in the path, or the newest revision, in the trail of the device
-// `d`. The caller passes the result of its search for the device: `d` and `err`. If `err` is not
-// nil, revisionIn returns `err`.
+// revisionIn finds the revision in the path, or the newest revision if the path has none, in the
+// trail of the device `d`. `d` and `err` are the result of the caller's search for the device. If
+// `err` is not nil, revisionIn returns it.
 func (s *Server) revisionIn(r *http.Request, d store.Device, err error) (store.Revision, error) {
 	if err != nil {
 		return store.Revision{}, err
@@ -106,8 +106,8 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 		CommitMsg string          `json:"commit-msg"`
 		Meta      json.RawMessage `json:"meta"`
 	}
-	// This decoding is not strict. The state is decoded strictly below, because errors of the state
-	// have separate codes.
+	// This decoding is lenient. The state is decoded strictly below, because errors in the state
+	// have codes of their own.
 	if err := json.Unmarshal(text, &body); err != nil {
 		return badBody(err)
 	}
@@ -142,7 +142,7 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// addRevision appends a revision to a device's trail, with the caller as its committer.
+// addRevision appends a revision to a device's trail. The caller becomes the revision's committer.
 func (s *Server) addRevision(r *http.Request, d store.Device, state *trail.State, rev int, message string, meta []byte) (store.Revision, error) {
 	now := s.cfg.Now()
 	added, err := s.cfg.Store.AddRevision(r.Context(), store.Revision{
@@ -161,13 +161,14 @@ func badMeta(err error) error {
 	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The revision's meta is not valid: %v.", err)
 }
 
-// revisionPageBytes is the size at which a page of revisions ends. The client continues with
-// ?after=. A page may exceed this size by a part of its last revision. But even with the largest
-// revision, a page is smaller than the 2 MiB that a device reads.
+// revisionPageBytes is the size at which a page of revisions ends; the client continues with
+// ?after=. The last revision may make a page larger than that, but even with the largest revision,
+// a page is smaller than the 2 MiB that a device reads.
 const revisionPageBytes = 512 << 10
 
-// listRevisions lists revisions by status. Without a filter, a device gets only its next new
-// revision, and an account gets all revisions that are not done.
+// listRevisions lists the revisions of a device with the statuses in ?progress.status=. Without
+// this filter, a device gets only its next new revision, and an account gets all revisions that are
+// not done.
 func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.readableTrailDevice(r)
 	if err != nil {
@@ -229,7 +230,7 @@ func (s *Server) showState(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// putState replaces the state of a revision. The device must not have started the revision.
+// putState replaces the state of a revision that the device has not started.
 func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
 	revision, err := s.trailRevision(r)
 	if err != nil {
@@ -317,13 +318,14 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.SetRevisionProgress(r.Context(), d.ID, rev, status, progress, s.cfg.Now()); err != nil {
 		return trailProblem(err)
 	}
-	// Reports are frequent, so do not record them in the audit trail; only notify open pages.
+	// Progress reports are frequent, so do not record them in the audit trail; only notify open
+	// pages.
 	s.live.tell(store.Event{Kind: "step.progress", Owner: d.Owner, Device: d.ID})
 	writeJSON(w, http.StatusOK, json.RawMessage(progress))
 	return nil
 }
 
-// cancelRevision withdraws a revision. The device must not have started the revision.
+// cancelRevision withdraws a revision that the device has not started.
 func (s *Server) cancelRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")
 }
@@ -345,8 +347,8 @@ func (s *Server) moveRevision(w http.ResponseWriter, r *http.Request, from, to t
 	return nil
 }
 
-// changeStatus changes a revision's status from `from` to `to`, for the owner. If the revision has
-// another status than `from`, it returns an error.
+// changeStatus changes a revision's status from `from` to `to`, on behalf of its owner. It returns
+// an error if the revision's status is not `from`.
 func (s *Server) changeStatus(r *http.Request, revision store.Revision, from, to trail.Status, message string) (store.Revision, error) {
 	now := s.cfg.Now()
 	progress := trail.NewProgress(to, 100, message)

@@ -15,13 +15,13 @@ import (
 )
 
 // route is one row of the route table: a method, a path, the access that callers need, the rate
-// limit, the largest body, and the handler. The row decides everything about the route, with one
-// exception: the map `essential` says which routes the hub serves when disk space is scarce.
+// limit, the largest body, and the handler. The row says everything about the route, except whether
+// the hub serves it when disk space is scarce: that is in the map `essential`.
 type route struct {
 	method string
-	// path is a pattern of http.ServeMux, with two differences. The pattern matches only whole
-	// paths. A "/?" at the end of the pattern means an optional slash. Devices do not follow
-	// redirects, so the hub answers requests for a collection with and without the slash.
+	// path is a pattern of http.ServeMux, with two differences: it always matches the whole path,
+	// and a "/?" at its end means an optional slash. Devices do not follow redirects, so the hub
+	// answers requests for a collection with and without the slash.
 	path   string
 	who    access
 	rate   string // name of a limit in Rates; or unlimited, or inHandler
@@ -32,7 +32,7 @@ type route struct {
 // Values of route.rate that are not names of limits.
 const (
 	unlimited = ""
-	// inHandler means that the handler chooses the limit, depending on the request's content.
+	// inHandler means that the handler applies a limit, which depends on the request's content.
 	inHandler = "in the handler"
 )
 
@@ -41,15 +41,14 @@ const (
 	noBody   = 0
 	jsonBody = 64 << 10
 	formBody = 64 << 10
-	// stateBody bounds a body that contains a state. stateBody is larger than the largest state. So
-	// a state that is slightly too large gets the error code of states, and not the error code of
-	// bodies.
+	// stateBody bounds a body that contains a state. It is larger than the largest state, so that a
+	// state that is slightly too large gets the error code for states and not the one for bodies.
 	stateBody = trail.MaxState + trail.MaxMeta + 64<<10
-	// metaFormBody and stateFormBody are for forms with metadata or a state. The encoding of forms
-	// makes text up to three times as long.
+	// metaFormBody and stateFormBody are for forms with metadata or a state. The form encoding can
+	// make a text three times as long.
 	metaFormBody  = 3*store.MaxMeta + 64<<10
 	stateFormBody = 3*trail.MaxState + 64<<10
-	// announcedBody is for uploads. The limit is the size that the client announced.
+	// announcedBody is for uploads, whose limit is the size that the client announced.
 	announcedBody = -1
 )
 
@@ -80,7 +79,7 @@ var routes = []route{
 	{"PUT", "/device/secret", tlsDevice, unlimited, jsonBody, (*Server).keepSecret},
 	{"POST", "/auth/x509/login", tlsDevice, unlimited, noBody, (*Server).signInByCertificate},
 
-	// Signing in, and the caller's own account.
+	// Sign-in, and the caller's own account.
 	{"POST", "/auth/login", anyone, inHandler, jsonBody, (*Server).login}, // signInRate for people, deviceSignInRate for devices
 	{"GET", "/auth/login", anySignIn, unlimited, noBody, (*Server).renew},
 	{"GET", "/auth/jwks.json", anyone, unlimited, noBody, (*Server).jwks},
@@ -141,8 +140,8 @@ var routes = []route{
 	{"POST", "/devices/{id}/boot/reference", scopedAccount, unlimited, jsonBody, (*Server).setReference},
 	{"POST", "/devices/{id}/boot/request", scopedAccount, unlimited, noBody, (*Server).requestBoot},
 
-	// An owner's manifest keys, manifests, cohorts of devices, and decisions about the boots of
-	// these devices.
+	// An owner's manifest keys, reference manifests, cohorts of devices, and decisions about the
+	// boots of these devices.
 	{"GET", "/boots/keys", scopedAccount, unlimited, noBody, (*Server).listManifestKeys},
 	{"POST", "/boots/keys", fullSession, signInRate, jsonBody, (*Server).addManifestKey},
 	{"DELETE", "/boots/keys/{id}", fullSession, unlimited, noBody, (*Server).removeManifestKey},
@@ -162,7 +161,7 @@ var routes = []route{
 	{"GET", "/fleet/summary", scopedAccount, unlimited, noBody, (*Server).showFleet},
 	{"GET", "/fleet/judgements", scopedAccount, inHandler, noBody, (*Server).rejudge}, // two at the same time for each account
 
-	// Trails, and their revisions, which Pantacor's paths call steps.
+	// Trails and their revisions, which are called steps in Pantacor's paths.
 	{"POST", "/trails/?", activeDevice, unlimited, stateBody, (*Server).createTrail},
 	{"GET", "/trails/?", accountOrDevice, unlimited, noBody, (*Server).listTrails},
 	{"GET", "/trails/summary/?", scopedAccount, unlimited, noBody, (*Server).listSummaries},
@@ -302,13 +301,13 @@ var routes = []route{
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }
 
-// name returns the route's method and path, in the form of openapi.json.
+// name returns the route's method and path as openapi.json writes them.
 func (rt *route) name() string { return rt.method + " " + strings.TrimSuffix(rt.path, "/?") }
 
 // widened has the routes whose paths http.ServeMux does not accept as patterns. ServeMux refuses
-// DELETE /devices/{id}/public, because of the route DELETE /devices/tokens/{id}: the request DELETE
-// /devices/tokens/public would match both patterns, and no pattern is more specific. So the mux
-// gets a pattern with a wildcard as its last segment, and route.matches checks that segment.
+// DELETE /devices/{id}/public because of the route DELETE /devices/tokens/{id}: the request DELETE
+// /devices/tokens/public would match both patterns, and neither is more specific. So the mux gets a
+// pattern with a wildcard as the last segment, and route.matches checks that segment.
 var widened = map[string]string{
 	"DELETE /devices/{id}/public": "DELETE /devices/{id}/{last}",
 }
@@ -329,8 +328,8 @@ func (rt *route) patterns() []string {
 	return list
 }
 
-// matches reports whether a path belongs to the route. The mux's patterns may match other paths
-// too.
+// matches reports whether a path belongs to the route, because the mux's patterns for the route may
+// match other paths too.
 func (rt *route) matches(u *url.URL) bool {
 	if _, ok := widened[rt.name()]; !ok {
 		return true
@@ -375,8 +374,8 @@ func (s *Server) newHandler() http.Handler {
 	return s.secured(ro.mux)
 }
 
-// errorHandler returns a handler that calls `h`. If `h` returns an error, the handler answers with
-// the error.
+// errorHandler returns a handler that calls `h` and, if `h` returns an error, answers with that
+// error.
 func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
@@ -385,7 +384,7 @@ func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) err
 	})
 }
 
-// serve answers a request for a route, after the checks that the route's row requires.
+// serve answers a request for a route, after making the checks in the route's row of the table.
 func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error {
 	if onPages(r) && rt.forDevices() {
 		return s.errDeviceRoute()
@@ -424,9 +423,9 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	return nil
 }
 
-// enlargeStack gives the goroutine of a request the stack that a read of the database needs.
-// Without it, the stack grows several times in SQLite, and each time all its frames are copied.
-// This copying took 4 percent of an onboarding's CPU time.
+// enlargeStack makes the stack of a request's goroutine as large as a read of the database needs.
+// Otherwise, the stack would grow several times within SQLite, and each time all its frames would
+// be copied, which took 4 percent of an onboarding's CPU time.
 //
 //go:noinline
 func enlargeStack() byte {
@@ -434,18 +433,19 @@ func enlargeStack() byte {
 	return b[stackByte.Load()]
 }
 
-// stackByte is always 0. The compiler does not know that, so it keeps the array of enlargeStack.
+// stackByte is always 0, but the compiler does not know that, so it cannot remove the array in
+// enlargeStack.
 var stackByte atomic.Uint32
 
-// answerError answers with an error after the method `identify` has found the caller, so that an
-// error page has the layout for signed-in people.
+// answerError answers with an error. It is used once the method `identify` has found the caller, so
+// that an error page has the layout for signed-in people.
 func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) error {
 	s.fail(w, r, err)
 	return nil
 }
 
 // noRoute answers a request that matches no route. The answer is 405 if the path has routes for
-// other methods. For other paths the answer is 404.
+// other methods, and otherwise 404.
 func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
 	var allowed []string
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {

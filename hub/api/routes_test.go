@@ -3,7 +3,7 @@ package api
 import "testing"
 
 // Each name in the maps `essential` and `widened` is the name of a route. Without this test, nobody
-// would notice a mistake in a name, and the entry would have no effect.
+// would notice a misspelled name, whose entry would have no effect.
 func TestTablesNameRoutes(t *testing.T) {
 	names := map[string]bool{}
 	for _, rt := range routes {
@@ -21,7 +21,7 @@ func TestTablesNameRoutes(t *testing.T) {
 	}
 }
 
-// Each rate limit is used by a route, or inside a handler.
+// Each rate limit is used, either by a row of the route table or inside a handler.
 func TestRatesOfRoutesExist(t *testing.T) {
 	rates := DefaultRates()
 	for _, rt := range routes {

@@ -16,11 +16,11 @@ import (
 	"gangway/internal/race"
 )
 
-// These tests are about requirements of Pantacor's clients that no other test covers; see
-// docs/pantahub-compat.md.
+// The tests in this file cover those requirements of Pantacor's clients that no other test covers;
+// see docs/pantahub-compat.md.
 
 // Devices search the answer to a sign-in for text that begins with "token", and use the last value
-// that they find. So the answer has no other field than "token".
+// that they find. So the answer has no field other than "token".
 func TestLoginAnswersATokenAlone(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -40,8 +40,8 @@ func TestLoginAnswersATokenAlone(t *testing.T) {
 
 func second(_ int, body []byte) []byte { return body }
 
-// Devices have a buffer of 1016 bytes for an access token, and of 66 bytes for a join token. The
-// hub's tokens are not longer.
+// Devices have a buffer of 1016 bytes for an access token, and one of 66 bytes for a join token.
+// The hub's tokens fit into them.
 func TestTokensFitDevices(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -56,8 +56,8 @@ func TestTokensFitDevices(t *testing.T) {
 	}
 }
 
-// Devices search a body for the first "KEY" in quotes, even inside a value that an owner wrote. So
-// the hub writes its own fields before user-meta, always in the same order.
+// Devices search a body for the first "KEY" in quotes, which may be inside a value that an owner
+// wrote. So the hub writes its own fields before user-meta, always in the same order.
 func TestDeviceRecordsComeInOrder(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -106,8 +106,8 @@ func TestAddressIsInThePath(t *testing.T) {
 	}
 }
 
-// Devices follow no redirects, so each collection answers with and without a
-// trailing slash.
+// Devices do not follow redirects, so each collection answers both with and without a trailing
+// slash.
 func TestCollectionsTakeATrailingSlash(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -128,8 +128,8 @@ func TestCollectionsTakeATrailingSlash(t *testing.T) {
 	}
 }
 
-// A page of another site cannot read any answer of the hub. The test sends a simple request, and a
-// request with a CORS preflight.
+// A page of another site cannot read any answer of the hub. The test sends both a simple request
+// and a request with a CORS preflight.
 func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -152,7 +152,7 @@ func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 	})
 }
 
-// Metadata keys with dots stay unchanged, even in a patch.
+// Dots in metadata keys have no special meaning, even in a patch.
 func TestMetaKeysKeepTheirDots(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// metrics returns /metrics of the operator's listener.
+// metrics returns the metrics that the operator's listener serves at /metrics.
 func (s *scene) metrics(t testing.TB) string {
 	t.Helper()
 	w := httptest.NewRecorder()

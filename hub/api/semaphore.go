@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// lifoSemaphore allows a few callers to run at the same time. Further callers wait, and the newest
-// waiting caller runs first. So during a flood, the hub answers new requests in time. It refuses
-// old requests, because their clients have probably given up. In a first-in-first-out queue, every
-// request would wait for all earlier requests of the flood. Requests from known networks run before
+// lifoSemaphore lets a few callers run at the same time. The others wait, and the newest waiting
+// caller runs next. So during a flood of requests, the hub answers new requests in time and refuses
+// old ones, whose clients have probably given up. In a first-in-first-out queue, every request
+// would wait for all earlier requests of the flood. Requests from known networks run before
 // requests from unknown networks.
 type lifoSemaphore struct {
 	maxWaiting int // callers in one lane; if one more arrives, the oldest caller of the lane is refused
@@ -23,10 +23,11 @@ type lifoSemaphore struct {
 }
 
 // lane has a channel for each waiting caller, oldest first. Each caller receives one value from its
-// channel: true if the caller may run, false if it is refused.
+// channel: true if the caller may run, or false if it is refused.
 type lane []chan bool
 
-// The lanes of waiting callers. Callers in the first lane run first.
+// The lanes of waiting callers, from known and from unknown networks. Callers in the first lane run
+// first.
 const (
 	knownNetwork = iota
 	unknownNetwork
@@ -34,8 +35,8 @@ const (
 
 var errBusy = problem(http.StatusServiceUnavailable, "busy", "Try again in a few seconds.", "Too many people are signing in at the same time.")
 
-// The method `do` runs the function `f` when the caller's turn comes. It returns errBusy if the
-// wait takes longer than the timeout, and the error of `ctx` if `ctx` ends first.
+// The method `do` runs `f` when it is the caller's turn. It returns errBusy if that takes longer
+// than the timeout, and the error of `ctx` if `ctx` ends first.
 func (l *lifoSemaphore) do(ctx context.Context, lane int, f func() error) error {
 	if turn := l.enter(lane); turn != nil {
 		if err := l.wait(ctx, lane, turn); err != nil {
@@ -46,15 +47,15 @@ func (l *lifoSemaphore) do(ctx context.Context, lane int, f func() error) error 
 	return f()
 }
 
-// waitingNow returns the number of callers that wait.
+// waitingNow returns the number of waiting callers.
 func (l *lifoSemaphore) waitingNow() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.lanes[knownNetwork]) + len(l.lanes[unknownNetwork])
 }
 
-// enter adds the caller to the lane, and returns the caller's channel. It returns nil if the caller
-// may run immediately.
+// enter adds the caller to the lane and returns its channel, or returns nil if the caller may run
+// at once.
 func (l *lifoSemaphore) enter(lane int) (turn chan bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -99,7 +100,8 @@ func (l *lifoSemaphore) wait(ctx context.Context, lane int, turn chan bool) erro
 	return err
 }
 
-// leave ends a caller's run. It lets the newest caller of the first lane with waiting callers run.
+// leave is called when a caller has finished. It lets the next waiting caller run: the newest in
+// the first lane that is not empty.
 func (l *lifoSemaphore) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// During a flood, the hub serves the newest waiting request next. If too many requests wait, the
-// hub refuses the oldest requests. No request waits longer than the queue's maximum waiting time.
+// During a flood, the hub serves the newest waiting request next. If too many requests wait, it
+// refuses the oldest. No request waits longer than the queue's timeout.
 func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		// Request 0 runs. Requests 4 and 5 displaced requests 1 and 2.
+		// Request 0 is running, and requests 4 and 5 have displaced requests 1 and 2.
 		for _, i := range []int{1, 2} {
 			if !errors.Is(results[i], error(errBusy)) {
 				t.Errorf("%d: %v", i, results[i])
@@ -93,7 +93,7 @@ func TestQueueLetsNobodyWaitForEver(t *testing.T) {
 		}
 		close(finish)
 		synctest.Wait()
-		// If a client ends its request, the request no longer occupies a place in the queue.
+		// If a client cancels its request, the request no longer occupies a place in the queue.
 		if len(l.lanes[unknownNetwork]) != 0 || l.free != 1 {
 			t.Errorf("%d wait, %d are free", len(l.lanes[unknownNetwork]), l.free)
 		}

@@ -1,11 +1,11 @@
 // Package api is the hub's HTTP interface, with one file of handlers for each resource. Only
 // access.go and the route table (routes.go) decide which caller may do what.
 //
-// One listener serves people, their programs and devices. It uses only TLS 1.3; the operator can
-// allow TLS 1.2 too. The hub requests a client certificate, but does not require a client
-// certificate. If the client sends a certificate that does not chain to the device CA, the
-// handshake fails. The leaf certificate identifies a device if the store has it as the certificate
-// of an active device.
+// One listener serves people, their programs and devices. It uses only TLS 1.3, unless the operator
+// allows TLS 1.2 too. The hub requests a client certificate, but does not require one. If the
+// client sends a certificate that does not chain to the device CA, the handshake fails. A client
+// certificate identifies a device if it is, according to the store, the certificate of an active
+// device.
 package api
 
 import (
@@ -48,13 +48,13 @@ type Config struct {
 	Now     func() time.Time
 	// PublicURL is the https URL that clients use, without a trailing slash.
 	PublicURL string
-	// AlsoURLs are further URLs of this hub, such as an earlier public URL. Every answer names all
-	// of these URLs, so that devices can store them.
+	// AlsoURLs are further URLs of this hub, such as an earlier public URL. Every answer lists
+	// them, so that devices can store them.
 	AlsoURLs []string
 	// DataDir is the folder of the database and the objects. The hub watches the free space of its
-	// disk. If DataDir is empty, the hub does not watch the free space.
+	// disk, unless DataDir is empty.
 	DataDir string
-	// Names are the DNS names and IP addresses of the TLS certificate.
+	// Names are the DNS names and IP addresses in the hub's TLS certificate.
 	Names []string
 	// Rates overrides some of DefaultRates.
 	Rates Rates
@@ -63,8 +63,8 @@ type Config struct {
 	// Timeouts bound connections and requests. Default: see Timeouts.
 	Timeouts Timeouts
 	// ProxyProtocol are the addresses of TCP proxies. Each connection from one of these addresses
-	// must begin with a PROXY protocol header, version 2. Other connections must not begin with
-	// such a header.
+	// must begin with a PROXY protocol header, version 2, and no other connection may begin with
+	// one.
 	ProxyProtocol []netip.Prefix
 	// OpenRegistration allows anyone to create an account.
 	OpenRegistration bool
@@ -74,43 +74,43 @@ type Config struct {
 	// ObjectQuota bounds the objects and states of one account, in bytes. Default: 64 GiB.
 	ObjectQuota int64
 	// LogBounds and LogAge bound the size and the age of each device's log. An owner can choose
-	// less. Default: DefaultLogBounds, DefaultLogAge.
+	// lower bounds. Default: DefaultLogBounds, DefaultLogAge.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
-	// LogForwarder gets the log lines that the hub has stored. Nil: none.
+	// LogForwarder gets the devices' log lines that the hub has stored; nil: none.
 	LogForwarder LogForwarder
 	// EventsAge is how long the audit trail keeps events; negative: permanently. UnprovenAge is how
-	// long it keeps events that peers caused without proving an identity, such as refused requests.
-	// Default: DefaultEventsAge, DefaultUnprovenAge.
+	// long it keeps events caused by peers that did not prove an identity, such as refused
+	// requests. Default: DefaultEventsAge, DefaultUnprovenAge.
 	EventsAge, UnprovenAge time.Duration
 	// Proxy is a proxy in front of the hub that terminates TLS; nil: none.
 	Proxy *Proxy
-	// Images builds installer images for the page /ui/onboard/image; nil: the hub builds no images.
+	// Images builds installer images for the page /ui/onboard/image; nil: the hub builds none.
 	// ImageLimits bound the builds.
 	Images      ImageBuilder
 	ImageLimits ImageLimits
-	// PageURL is the https URL of the web pages, if the web pages have their own host name and
-	// listener: see ServePages. PageCertificate is the TLS certificate of that listener.
+	// PageURL is the https URL of the web pages if they have their own host name and listener: see
+	// ServePages. PageCertificate is the TLS certificate of that listener.
 	PageURL         string
 	PageCertificate PageCertificate
-	// Replicas says that other hubs may use the same database at the same time. ObjectsAt then
-	// names the place of Objects: Serve returns an error if another hub stores its objects
-	// elsewhere.
+	// Replicas says that other hubs may use the same database at the same time. In this case,
+	// ObjectsAt names the place of Objects, and Serve returns an error if another hub stores its
+	// objects elsewhere.
 	Replicas  bool
 	ObjectsAt string
 	// Drain is how long the hub continues to accept connections after the context of Serve has
-	// ended. During this time GET /readyz says that the hub is not ready, so that a load balancer
+	// ended. During this time, GET /readyz says that the hub is not ready, so that a load balancer
 	// sends new connections to another replica.
 	Drain time.Duration
 	// AccessLog gets a line for each request; nil: none.
 	AccessLog *slog.Logger
-	// Traces makes traces of requests; nil: none.
+	// Traces makes traces of requests; nil: the hub makes none.
 	Traces Traces
-	// Profiles makes ServePrivate serve Go's profiles of the process too, at /debug/pprof/.
+	// Profiles makes ServePrivate also serve the profiles of net/http/pprof, at /debug/pprof/.
 	Profiles bool
 	// Version is the program's version, which pages show.
 	Version string
-	// Restore is the latest restore of the hub; nil: the hub was never restored.
+	// Restore describes the hub's latest restore from a backup; nil: the hub was never restored.
 	Restore *store.Restore
 }
 
@@ -134,7 +134,7 @@ type Server struct {
 	passwords *passwords
 	tokens    *bearer.Keys
 	accounts  *accountLimiter
-	// limiters are the limits of networks, by their names in Rates.
+	// limiters limit the rates of networks, by their names in Rates.
 	limiters map[string]*limiter[netip.Prefix]
 	boots    *limiter[string] // limits boot measurements, by the device's id
 	handler  http.Handler
@@ -209,7 +209,7 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	// Make a certificate now, so that New returns an error if no certificate can have these names.
-	// Without this call, New would succeed, and each TLS handshake would fail.
+	// Otherwise, New would succeed, and each TLS handshake would fail.
 	certificate := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)
 	if _, err := certificate(nil); err != nil {
 		return nil, err
@@ -267,14 +267,14 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Handler returns the handler of all routes, for a listener with the TLS of TLSConfig. It refuses
-// a request with a client certificate on a resumed TLS session.
+// Handler returns the handler of all routes, for a listener that uses TLSConfig. It refuses a
+// request with a client certificate on a resumed TLS session.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// TLSConfig returns a configuration for TLS 1.3 with the hub's certificate (TLS 1.2 too, if
-// Config.TLS12 is set). Client certificates are verified for client authentication against the
-// device CA only or, if there is a proxy, also against the proxy's CAs. The verified chain shows
-// which CA issued the certificate.
+// TLSConfig returns a configuration for TLS 1.3 with the hub's certificate (also for TLS 1.2, if
+// Config.TLS12 is set). Client certificates are verified for client authentication, against the
+// device CA and, if there is a proxy, also against the proxy's CAs. The verified chain shows which
+// of these CAs issued the certificate.
 func (s *Server) TLSConfig() *tls.Config {
 	version := uint16(tls.VersionTLS13)
 	if s.cfg.TLS12 {
@@ -285,8 +285,8 @@ func (s *Server) TLSConfig() *tls.Config {
 		GetCertificate: s.certificate,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.clients.pool,
-		// In a resumed session the client does not sign with its certificate's key. So anyone with
-		// a copied session ticket could act as the device without the device's TPM. Go may issue a
+		// In a resumed session, the client does not sign with its certificate's key, so anyone with
+		// a copied session ticket could act as the device without having its TPM. Go may issue a
 		// ticket before it has the client's certificate, so no client gets a ticket.
 		SessionTicketsDisabled: true,
 		VerifyConnection:       s.verifyPeer,
@@ -294,9 +294,10 @@ func (s *Server) TLSConfig() *tls.Config {
 	}
 }
 
-// Serve serves on TCP listeners. After ctx ends, it continues for the time Config.Drain. Then the
-// running requests have ten seconds to finish. While it serves, Serve also removes expired data,
-// collects unused objects, writes the counts of events, and exchanges news with replicas.
+// Serve serves on TCP listeners. After ctx ends, it continues for the duration Config.Drain, and
+// then gives the running requests ten seconds to finish. While it serves, Serve also removes
+// expired data, collects unused objects, writes the counts of events, and exchanges news with
+// replicas.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	config := s.ownTLSConfig()
 	srv := s.httpServer(withTLS(s.handler), config)
@@ -330,8 +331,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 }
 
 // background starts the work that the hub does besides answering requests. The periodic work stops
-// when ctx ends. The rest goes on until the caller calls the function `end`, after the last
-// request. `end` returns when all the work has stopped.
+// when ctx ends. The rest goes on until the caller calls `end`, after the last request. `end`
+// returns when all this work has stopped.
 func (s *Server) background(ctx context.Context) (end func()) {
 	var working sync.WaitGroup
 	working.Go(func() { s.periodic(ctx) })
@@ -363,9 +364,9 @@ func (s *Server) httpServer(h http.Handler, c *tls.Config) *http.Server {
 	return srv
 }
 
-// serveOn serves on all listeners until ctx ends. Then it waits at most 10 seconds for the running
-// requests. The function `serve` serves with the server `srv` on one listener. If a listener fails,
-// serveOn calls `failed`, which must end `ctx`.
+// serveOn serves on all listeners until ctx ends, and then waits at most 10 seconds for the running
+// requests. `serve` serves on one listener, with the server `srv`. If a listener fails, serveOn
+// calls `failed`, which must end `ctx`.
 func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.CancelFunc, listeners []net.Listener, serve func(net.Listener) error) error {
 	stopped := make(chan error, 1)
 	go func() {
@@ -391,8 +392,8 @@ func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.C
 }
 
 // The method `secured` sets the headers of every answer, finds a request's origin, and refuses
-// requests that pages of other sites caused. If a handler panics, it logs the panic and answers
-// 500.
+// requests that were caused by pages of other sites. If a handler panics, it logs the panic and
+// answers 500.
 func (s *Server) secured(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

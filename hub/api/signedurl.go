@@ -15,8 +15,8 @@ import (
 	"gangway/hub/store"
 )
 
-// signedURLLife is how long a signed URL can start an upload or download. pvr requests the URLs of
-// all objects before it starts the first transfer.
+// signedURLLife is how long a signed URL can be used to start an upload or download. pvr requests
+// the URLs of all objects before it starts the first transfer.
 const signedURLLife = time.Hour
 
 // The path of a signed URL is /local-s3/ and the base64url form of these fields:
@@ -35,10 +35,10 @@ const (
 	signedURLSize    = signedURLHead + sha256.Size
 )
 
-// credential is a field of a signed URL. It names the session, API token or device of the caller
+// credential is a field of a signed URL that names the session, API token or device of the caller
 // who got the URL. The URL is valid only as long as the session, the API token or the device's
-// certificate is valid; see checkCredential. The first byte is the kind of credential. The other 32
-// bytes depend on the kind:
+// certificate is valid; see checkCredential. The first byte is the kind of credential, which
+// determines the other 32 bytes:
 //   - for a session or an API token, its hash,
 //   - for a device, its id (12 bytes) and the start of the SHA-256 of its certificate (20 bytes;
 //     zeros for a device without a TPM),
@@ -71,8 +71,8 @@ func credentialOf(c caller) (b credential) {
 	return b
 }
 
-// credentialFor returns the caller's credential for the objects of a revision. For a revision of
-// another account, the credential's kind is publicCredential.
+// credentialFor returns the caller's credential for the objects of a revision. If the revision
+// belongs to another account, the credential's kind is publicCredential.
 func credentialFor(c caller, revision store.Revision) (b credential) {
 	if c.Owner == revision.Owner {
 		return credentialOf(c)
@@ -92,8 +92,9 @@ func signedURLKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
 }
 
-// signURL returns a signed URL, at the hub's URL `hub`, for one object and one method, GET or PUT.
-// The signed URL expires at the time `until`, or when the caller's credential `by` becomes invalid.
+// signURL returns a URL, below the hub's URL `hub`, that permits one method, GET or PUT, on one
+// object. The URL expires at the time `until`, or when the caller's credential `by` becomes
+// invalid.
 func (s *Server) signURL(hub, method string, o store.Object, by credential, until time.Time) string {
 	b := make([]byte, 0, signedURLSize)
 	b = append(b, signedURLVersion, method[0])
@@ -131,12 +132,12 @@ const getNewURL = "Get a new URL: GET /objects/SHA, or POST /objects/."
 var (
 	errNotSigned  = problem(http.StatusNotFound, "no-such-address", getNewURL, "The hub did not sign this URL for this method.")
 	errURLExpired = problem(http.StatusGone, "address-expired", getNewURL, "The signed URL has expired.")
-	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked. The session or API token of the URL has ended, or the account is disabled. Or the device of the URL was deleted, has onboarded again, or is not public any more.")
+	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked: its session or API token has ended, the account is disabled, or its device was deleted, has onboarded again, or is no longer public.")
 )
 
 // signsMethod reports whether a signed URL permits a method. `letter` is the first letter of the
-// method in the URL, GET or PUT. A client that uploads in parts uses HEAD and PATCH with a URL for
-// PUT.
+// method in the URL, GET or PUT. A URL for PUT also permits the HEAD and PATCH of a resumable
+// upload.
 func signsMethod(letter byte, method string) bool {
 	if letter == http.MethodPut[0] {
 		return method == http.MethodPut || method == http.MethodPatch || method == http.MethodHead
@@ -144,7 +145,8 @@ func signsMethod(letter byte, method string) bool {
 	return letter == http.MethodGet[0] && (method == http.MethodGet || method == http.MethodHead)
 }
 
-// readSignedURL verifies that {token} is valid for the request's method.
+// readSignedURL returns the contents of a signed URL, after verifying that {token} is valid for the
+// request's method.
 func (s *Server) readSignedURL(r *http.Request) (*signedURL, error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(r.PathValue("token"))
 	if err != nil || len(b) != signedURLSize {

@@ -16,24 +16,24 @@ import (
 )
 
 const (
-	// accessTokenLife is as long as a working day. Pantacor's client cannot renew an access token,
-	// and asks for the password again when the token expires.
+	// accessTokenLife is as long as a working day, because Pantacor's client cannot renew an access
+	// token, and asks for the password again when the token expires.
 	accessTokenLife = 12 * time.Hour
-	// sessionLife is how long the access token of a session can be renewed.
+	// sessionLife is how long a session's access token can be renewed.
 	sessionLife = 7 * 24 * time.Hour
 )
 
-// cookieName is the name of the cookie that has a browser's access token. Because of the prefix
-// __Host-, browsers accept the cookie only with Secure and the path "/", and send it only to this
-// host.
+// cookieName is the name of the cookie that contains a browser's access token. Because of the
+// prefix __Host-, browsers accept the cookie only with Secure and the path "/", and send it only to
+// this host.
 const cookieName = "__Host-gangway"
 
 var errWrongPassword = problem(http.StatusUnauthorized, "wrong-password", "Check the name and the password, and try again.", "The name or the password is wrong.")
 
 var errDisabled = problem(http.StatusForbidden, "account-disabled", "Ask the hub's operator to enable the account.", "The account is disabled.")
 
-// signInWithPassword makes a session. It returns an access token of the session, and the time when
-// the token expires. `scope` has the form that bearer.ParseScopes reads. `means` is store.ByPage or
+// signInWithPassword makes a session, and returns an access token for it and the time when this
+// token expires. `scope` has the form that bearer.ParseScopes reads. `means` is store.ByPage or
 // store.ByAPI.
 func (s *Server) signInWithPassword(r *http.Request, login, password, scope, means string) (token string, expires time.Time, err error) {
 	ctx, addr := r.Context(), remoteAddr(r)
@@ -81,7 +81,7 @@ func (s *Server) signInWithPassword(r *http.Request, login, password, scope, mea
 	return token, expires, nil
 }
 
-// sessionToken signs an access token of a session.
+// sessionToken signs an access token for a session.
 func (s *Server) sessionToken(a store.Account, session store.Session, id, scopes string, now time.Time) (string, time.Time, error) {
 	expires := now.Add(accessTokenLife)
 	if expires.After(session.Expires) {
@@ -116,13 +116,13 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// tokenAnswer is the whole answer to a sign-in. Pantacor's devices accept only this form, without
+// tokenAnswer is the whole answer to a sign-in. Pantacor's devices do not accept an answer with
 // other fields.
 type tokenAnswer struct {
 	Token string `json:"token"`
 }
 
-// jwks publishes the keys that verify access tokens.
+// jwks publishes the public keys with which access tokens are verified.
 func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/jwk-set+json")
 	w.Header().Set("Cache-Control", "max-age=3600")
@@ -171,7 +171,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 			}
 			return err
 		}
-		// The password of a person may begin like an API token. So try the text as a password too.
+		// A person's password may begin like an API token, so try the text as a password too.
 	}
 	token, _, err = s.signInWithPassword(r, body.Username, body.Password, body.Scope, store.ByAPI)
 	if err != nil {

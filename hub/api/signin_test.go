@@ -16,8 +16,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// signInFrom tries to sign in with a password. The client connects from the loopback address
-// `from`.
+// signInFrom tries to sign in with a password, from the loopback address `from`.
 func (s *scene) signInFrom(t testing.TB, from, name, password string) (int, http.Header) {
 	t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -35,8 +34,8 @@ func (s *scene) signInFrom(t testing.TB, from, name, password string) (int, http
 	return resp.StatusCode, resp.Header
 }
 
-// A person has signed in before from their present address. During a flood of wrong passwords from
-// many other addresses, this person can still sign in.
+// During a flood of wrong passwords from many addresses, a person who has signed in before from
+// their present address can still sign in.
 func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -62,8 +61,8 @@ func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
 	flood.Wait()
 }
 
-// The hub limits guesses at one account's password, even if the guesses come from many addresses.
-// The owner can still sign in from the address of an earlier sign-in.
+// The hub limits guesses at one account's password, even if they come from many addresses. The
+// account's owner can still sign in from the address of an earlier sign-in.
 func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -86,8 +85,8 @@ func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	if status, _ := s.signInFrom(t, "127.0.2.1", "ada", hubtest.Password); status != 200 {
 		t.Errorf("from where she signed in before: %d", status)
 	}
-	// Guesses for an account that does not exist are limited in the same way, so the limit does not
-	// reveal whether an account exists.
+	// Guesses for an account that does not exist are limited in the same way, so that the limit
+	// does not reveal which accounts exist.
 	for i := range 30 {
 		s.signInFrom(t, fmt.Sprintf("127.0.3.%d", 1+i), "nobody", "a wrong password")
 	}
@@ -96,8 +95,8 @@ func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	}
 }
 
-// Devices and people at one site share one network address. The sign-ins of devices do not use up
-// the rate limit for people.
+// Devices and people at one site share one network address, but the sign-ins of devices do not use
+// up the rate limit for people.
 func TestDevicesDoNotKeepPeopleOut(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -15,18 +15,18 @@ import (
 	"gangway/hub/store"
 )
 
-// space watches the free space of the disk. On a full disk, people must still be able to sign in,
-// to end sessions, and to delete devices and objects. So the hub has three levels, which depend on
-// the free space of the data folder's disk:
+// space watches the free space of the data folder's disk. On a full disk, people must still be able
+// to sign in, to end sessions, and to delete devices and objects. So the hub has three levels,
+// which depend on the free space:
 //
 //	roomy   everything is accepted
 //	low     less than the reserve is free: uploads are refused (507)
 //	scarce  less than half the reserve is free: only sign-ins, and requests that end or remove
 //	        something, are accepted (507 for others)
 //
-// Other programs may fill the disk even when the hub accepts nothing more. For this case the hub
-// keeps a ballast file, which only takes up space. The hub removes the file when little space is
-// left, and makes the file again when the level is roomy.
+// Other programs may fill the disk even when the hub accepts nothing more. For this case, the hub
+// keeps a ballast file, which only takes up space. The hub removes the file when hardly any space
+// is left, and makes it again when the level is roomy.
 type space struct {
 	dir string // empty: the disk is not watched
 	log *slog.Logger
@@ -50,11 +50,11 @@ const (
 )
 
 const (
-	// maxReserve is the maximum reserve, in bytes. On a small file system, the reserve is a
+	// maxReserve is the largest reserve, in bytes. On a small file system, the reserve is a
 	// twentieth of the file system's size.
 	maxReserve = 1 << 30
-	// maxBallast is the maximum size of the ballast file, in bytes. If the reserve is small, the
-	// file's size is an eighth of the reserve.
+	// maxBallast is the largest size of the ballast file, in bytes. With a small reserve, the file
+	// has an eighth of the reserve's size.
 	maxBallast  = 16 << 20
 	ballastFile = "ballast"
 	lookEvery   = time.Second
@@ -74,8 +74,8 @@ func fileSystem(dir string) (free, size int64, err error) {
 	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
 }
 
-// currentLevel returns the present level. If the free space cannot be read, it returns the last
-// level. If the disk is then full, the next write fails with an error about the full disk.
+// currentLevel returns the present level or, if the free space cannot be read, the last known
+// level. If the disk is in fact full, the next write fails with an error that says so.
 func (s *space) currentLevel() level {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,8 +83,8 @@ func (s *space) currentLevel() level {
 	return s.level
 }
 
-// hasRoomFor reports whether the reserve stays free after an upload of `size` bytes and the running
-// uploads. `others` is the number of bytes that the running uploads need.
+// hasRoomFor reports whether the reserve would still be free after an upload of `size` bytes and
+// after the running uploads, which need `others` more bytes.
 func (s *space) hasRoomFor(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,22 +95,22 @@ func (s *space) hasRoomFor(size, others int64) bool {
 	return false
 }
 
-// The method `fits` is like hasRoomFor, but for files that are not uploads. If the files do not
-// fit, the result of the method `degraded` stays the same.
+// The method `fits` is like hasRoomFor, but for files that are not uploads, so it has no effect on
+// the result of the method `degraded`.
 func (s *space) fits(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.fitsLocked(size, others)
 }
 
-// fitsLocked is like the method `fits`, but does not lock s.mu. The caller has locked s.mu.
+// fitsLocked is like the method `fits`, but the caller has locked s.mu.
 func (s *space) fitsLocked(size, others int64) bool {
 	s.refresh(true) // many uploads may start within a second
 	return s.dir == "" || s.level == roomy && size <= s.free-s.reserve-others
 }
 
-// degraded reports whether the hub refuses uploads: all uploads, or only uploads of at least the
-// size of the last refused upload.
+// degraded reports whether the hub refuses uploads, be it all uploads or only those of at least the
+// size of the upload that was refused last.
 func (s *space) degraded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,15 +120,15 @@ func (s *space) degraded() bool {
 	return s.level != roomy || s.refused > 0
 }
 
-// wasFull updates the level. It is called after a write failed because the disk was full.
+// wasFull updates the level after a write failed because the disk was full.
 func (s *space) wasFull() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refresh(true)
 }
 
-// refresh updates the level. If `must` is false, refresh does so at most once a second. The caller
-// has locked s.mu.
+// refresh updates the level, at most once a second unless `must` is true. The caller has locked
+// s.mu.
 func (s *space) refresh(must bool) {
 	if s.dir == "" || !must && time.Since(s.looked) < lookEvery {
 		return
@@ -157,8 +157,8 @@ func (s *space) refresh(must bool) {
 
 func (l level) String() string { return [...]string{"roomy", "low", "scarce"}[l] }
 
-// updateBallast removes the ballast file if less than the file's size is free, and makes the file
-// if the level is roomy. The caller has locked s.mu.
+// updateBallast removes the ballast file if less space is free than the file's size, and makes the
+// file if the level is roomy. The caller has locked s.mu.
 func (s *space) updateBallast() {
 	path, size := filepath.Join(s.dir, ballastFile), min(s.reserve/8, maxBallast)
 	_, err := os.Lstat(path)
@@ -184,9 +184,9 @@ func allocateFile(path string, size int64) error {
 	return errors.Join(syscall.Fallocate(int(f.Fd()), 0, 0, size), f.Close())
 }
 
-// essential lists the routes that write to the disk, and that the hub serves even when disk space
-// is scarce. The hub also serves every DELETE then. People must be able to sign in, to end
-// sessions, and to delete devices and objects.
+// essential lists the routes that write to the disk and that the hub serves even when disk space is
+// scarce, as it does every DELETE: people must be able to sign in, to end sessions, and to delete
+// devices and objects.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
 	"POST /devices/{id}/deny":              true,
@@ -196,9 +196,9 @@ var essential = map[string]bool{
 // essentialPatience is how long an essential request waits for a busy database.
 const essentialPatience = 40 * time.Second
 
-// checkDisk returns an error if disk space is scarce and the request is not essential. It returns
-// an essential request with a new context, in which writes wait longer for a busy database. It
-// returns any other request unchanged.
+// checkDisk returns an error if disk space is scarce and the request is not essential. It gives an
+// essential request a context in which writes wait longer for a busy database, and returns any
+// other request unchanged.
 func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 	switch {
 	case rt.method == http.MethodGet:
@@ -213,15 +213,15 @@ func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 // Readiness is the answer of /readyz.
 type Readiness struct {
 	Status string `json:"status"` // "ready", or "degraded": some requests are refused
-	// Refused is a sentence that names the requests that the hub refuses.
+	// Refused is a sentence that says which requests the hub refuses.
 	Refused string `json:"refused,omitempty"`
 }
 
 // readyPatience is how long readyz waits for the database.
 const readyPatience = 2 * time.Second
 
-// readyz checks the database and the disk. It answers 503 if the hub cannot serve most requests, or
-// is about to stop, so that a load balancer sends requests to another replica.
+// readyz checks the database and the disk. If the hub cannot serve most requests or is about to
+// stop, it answers 503, so that a load balancer sends requests to another replica.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	if s.stopping.Load() {
 		return errStopping
@@ -256,8 +256,8 @@ var errStoreBusy = problem(http.StatusServiceUnavailable, "store-busy", "Try aga
 
 var errKeyUnavailable = problem(http.StatusServiceUnavailable, "ca-unavailable", "Try again after the time in the header Retry-After; the agent does this by itself. The hub's log names the cause.", "The hub cannot issue certificates at the moment.")
 
-// temporaryProblem converts a temporary failure of the store, or of the key of a CA, to a problem.
-// It returns nil for other errors.
+// temporaryProblem returns the problem that describes a temporary failure of the store or of a CA's
+// key. It returns nil for other errors.
 func (s *Server) temporaryProblem(r *http.Request, err error) *Problem {
 	switch {
 	case isDiskFull(err):

@@ -18,8 +18,8 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// onSmallDisk returns a fleet, and a folder on a separate disk. The hub's data is in this folder.
-// The argument `mib` is the disk's size in MiB.
+// onSmallDisk returns a fleet whose hub has its data on a separate disk of `mib` MiB, and the
+// folder of that data.
 func onSmallDisk(t *testing.T, mib int) (*fleetScene, string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -41,8 +41,8 @@ func ready(p *person) (int, string) {
 	return status, string(body)
 }
 
-// The first owner fills the disk with uploads. The uploads stop when only the reserve is free. A
-// second owner can still create tokens, send logs and sign out.
+// One owner fills the disk with uploads, which the hub refuses as soon as only the reserve is free.
+// Another owner can still create tokens, send logs and sign out.
 func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	t.Parallel()
 	f, _ := onSmallDisk(t, 64)
@@ -79,8 +79,8 @@ func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	}
 }
 
-// Another program fills the hub's disk completely. The data that the hub has acknowledged stays.
-// People can still sign in, sign out and revoke a device's certificate.
+// Another program fills the hub's disk completely. The hub loses no data that it has acknowledged,
+// and people can still sign in, sign out and revoke a device's certificate.
 func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	t.Parallel()
 	f, dir := onSmallDisk(t, 64)
@@ -103,7 +103,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	if status, body := ready(f.ada); status != 503 || !strings.Contains(body, "disk is full") {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
-	// The hub refuses requests that add data. The answer says when to retry.
+	// The hub refuses requests that add data, and says when to retry.
 	for path, body := range map[string]any{
 		"/devices/tokens": api.NewJoinToken{Nick: "more"},
 		"/objects/":       map[string]any{"objectname": "x", "size": 1, "sha256sum": strings.Repeat("0d", 32)},
@@ -114,7 +114,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	}
 	wantCode(f.boat, "POST", "/logs/", `{"msg":"m"}`, http.StatusInsufficientStorage)
 	wantCode(f.boat, "PATCH", "/device/meta", `{"a":1}`, http.StatusInsufficientStorage)
-	// Reads still work. Requests that delete data or end access work too.
+	// Reads still work, and so do requests that delete data or end access.
 	want[[]api.DeviceView](f.ada, "GET", "/devices", nil, 200)
 	for range 5 {
 		p := f.person(t, "ada") // signs in
@@ -154,7 +154,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	}
 }
 
-// openDatabase opens the database of a running hub. A statement waits up to 10 s while the hub
+// openDatabase opens the database of a running hub. A statement waits up to 10 s for the hub's
 // writes.
 func openDatabase(t testing.TB, folder string) *sql.DB {
 	t.Helper()
@@ -167,8 +167,8 @@ func openDatabase(t testing.TB, folder string) *sql.DB {
 }
 
 // While another program locks the database, reads continue. The hub refuses a write with
-// Retry-After, and writes nothing. A request that ends access, such as a sign-out, waits until the
-// lock ends.
+// Retry-After, without writing anything. A request that ends access, such as a sign-out, waits for
+// the lock to end.
 func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -209,7 +209,7 @@ func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 	}
 }
 
-// When the database is slow, each write is either done once or refused.
+// When the database is slow, each write is either done exactly once or refused.
 func TestSlowDatabaseLosesNothing(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {

@@ -15,8 +15,7 @@ import (
 )
 
 // An owner's approval does not prove that a machine's keys are in a TPM. So the certificates of an
-// approved machine do not state that the keys are in a TPM. They do not name a maker that the hub
-// does not trust.
+// approved machine neither state this, nor name a maker that the hub does not trust.
 func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 	t.Parallel()
 	unknown := must(unknownMaker())(t)
@@ -60,7 +59,7 @@ func (s *scene) waitingID(t testing.TB, a *fleet.Answer) string {
 	return w.ID
 }
 
-// A maker's name may be too long for the hub's certificates. A TPM of this maker can still onboard.
+// A TPM can onboard even if its maker's name is too long for the hub's certificates.
 func TestLongMakersNameOnboards(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -40,8 +40,8 @@ func newSteps(t testing.TB) *steps {
 	return stepsOf(t, newScene(t))
 }
 
-// newStepsOnDisk is like newSteps, but the hub waits for the disk, as a hub in production does. It
-// is for tests of durability, races and timing.
+// newStepsOnDisk is like newSteps, but its hub waits until data is on the disk, as a hub in
+// production does. It is for tests of durability, races and timing.
 func newStepsOnDisk(t testing.TB) *steps {
 	t.Helper()
 	return stepsOf(t, newSceneOnDisk(t))
@@ -64,22 +64,22 @@ func (s *steps) send(t testing.TB, path string, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), path, bytes.NewReader(body)))(t)
 }
 
-// The method `enrolled` carries out a device's first step. It returns the keys and the certificate
-// that the device has after the first step.
+// The method `enrolled` carries out the first step of a device's two-step enrolment. It returns the
+// keys and the certificate that the device then has.
 func (s *steps) enrolled(t testing.TB, d *fleet.Device) *fleet.Enrolled {
 	t.Helper()
 	return must(d.Enroll(t.Context(), s.client))(t)
 }
 
-// registration carries out the victim's first step. It returns the body of the second step, with
-// the alterations in `change`.
+// registration carries out the victim's first step, and returns the body of its second step,
+// altered by `change`.
 func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []byte {
 	t.Helper()
 	return must(s.victim.Registration(s.pan, s.enrolled(t, s.victim).Keys, change))(t)
 }
 
-// The method `rejected` sends a second step with the alterations in `change`. The hub must refuse
-// the second step and create no device.
+// The method `rejected` sends a second step that is altered by `change`. The hub must refuse it and
+// create no device.
 func (s *steps) rejected(t testing.TB, status int, code string, change fleet.RegistrationChange) {
 	t.Helper()
 	refused(t, s.send(t, "/register", s.registration(t, change)), status, code)
@@ -143,7 +143,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	if status != 200 || must(x509.ParseCertificate(der))(t).CheckSignatureFrom(s.CA.ACA()) != nil {
 		t.Errorf("AK certificate: %d", status)
 	}
-	// The one-step enrolment of the same TPM finds the same device.
+	// A one-step enrolment of the same TPM finds the same device.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := s.Devices(t, s.Owner); len(d) != 1 || d[0].ID != id {
 		t.Errorf("%s", brief.Of(d))
@@ -169,19 +169,19 @@ func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
 	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
 }
 
-// Each test below names a numbered weakness of Pantacor's original hub. This hub has none of these
-// weaknesses.
+// Each test below names a numbered weakness of Pantacor's original hub, which this hub does not
+// have.
 
 // Weakness 1 of Pantacor's original hub: nothing proved that the CSR's key is in a TPM.
 func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
 	soft := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	// The CSR has a software key, and the victim's other values. The name of the software key is
-	// not the name in the registration.
+	// The CSR has a software key, whose name is not the name in the registration, and otherwise the
+	// victim's values.
 	s.rejected(t, 400, "idevid-name", fleet.RegistrationChange{Signer: soft})
-	// The CSR has the software key, and the name of this key. But the AK certified another key, or
-	// another field has the public area of the TPM's key.
+	// The CSR has the software key and the name of this key, but the AK certified another key, or
+	// the request also contains the public area of the TPM's key.
 	public := tcg.FromKey(tcg.IDevIDTemplates, &soft.PublicKey)[0]
 	name := must(public.Name())(t)
 	secret := must(s.pan.Secret())(t)
@@ -195,7 +195,7 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 }
 
 // Weakness 1 of Pantacor's original hub: it parsed the AK's certification of the CSR's key, but did
-// not check it.
+// not verify it.
 func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -208,8 +208,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 403, "certify-signature", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtCertifySig] = must(other.IAK.Sign(x[wire.ExtCertify]))(t)
 	}})
-	// The AK name in the CSR is the name of another TPM's AK. The hub refuses it, because the
-	// request contains the victim's AK.
+	// The AK name in the CSR is that of another TPM's AK, but the request contains the victim's AK.
 	s.rejected(t, 400, "ak-name", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtAKName] = []byte(hex.EncodeToString(other.IAK.Name()))
 	}})
@@ -219,7 +218,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 400, "csr-extensions-malformed", fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[10] = []byte("?") }})
 }
 
-// Weakness 1 of Pantacor's original hub: a quote was not checked. This hub accepts a quote only if
+// Weakness 1 of Pantacor's original hub: it did not verify quotes. This hub accepts a quote only if
 // the AK signed it.
 func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	t.Parallel()
@@ -241,7 +240,7 @@ func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 }
 
 // Weakness 1 of Pantacor's original hub: there was no challenge, so a device did not have to prove
-// that it has the TPM of the AK.
+// that its AK is in the same TPM as its EK.
 func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -261,7 +260,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 		body := must(thief.Registration(s.pan, wire.StepKeys{}, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub, r.Proof = in.EKPub, proof }}))(t)
 		refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
 	}
-	// The thief opens the credential of the thief's own TPM, or a credential for another AK. The
+	// The thief decrypts the credential of the thief's own TPM, or a credential for another AK. The
 	// hub refuses the keys from these credentials.
 	own := s.device(t)
 	keys := s.enrolled(t, own).Keys
@@ -272,7 +271,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// The proof for one CSR does not authorise another CSR.
+// The device's proof for one CSR is not valid for another CSR.
 func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -288,7 +287,7 @@ func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// Two hours after the first step, the hub refuses the second step.
+// The hub refuses a second step two hours after the first step.
 func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -319,8 +318,9 @@ func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 400, "ak-name")
 }
 
-// Weakness 2 of Pantacor's original hub: the ownership HMAC covered a name that the caller chose,
-// and everyone could read the HMAC in the CSR. With a copied HMAC, anyone could register any key.
+// Weakness 2 of Pantacor's original hub: the ownership HMAC covered only a name that the caller
+// chose, and everyone could read the HMAC in the CSR. With a copied HMAC, anyone could register any
+// key.
 func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -385,8 +385,8 @@ func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	if n := len(s.Devices(t, mallory)); n != 0 {
 		t.Errorf("%d devices", n)
 	}
-	// The victim's own TPM registers with a second owner's token. The second owner does not get the
-	// first owner's device either.
+	// If the victim's own TPM registers with a second owner's token, the second owner does not get
+	// the first owner's device either.
 	keys = s.enrolled(t, theirs).Keys
 	refused(t, s.send(t, "/devices/register", must(theirs.Registration(tok, keys, fleet.RegistrationChange{}))(t)), 409, onboard.CodeOtherOwner)
 	if e := s.events(t, s.Owner, "device.other-owner-tried"); len(e) != 1 {
@@ -412,8 +412,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 	stored := s.token(t, s.pan)
 	secret := must(s.pan.Secret())(t)
 	key := sha256.Sum256(secret)
-	// Nobody can decrypt the stored key with only the database, or with the database and the id of
-	// another token.
+	// Nobody can decrypt the stored key with the database alone, or with the id of another token.
 	if len(stored.PantacorKey) != 12+32+16 {
 		t.Errorf("%d bytes are stored", len(stored.PantacorKey))
 	}
@@ -429,7 +428,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 			}
 		}
 	}
-	// If someone moves a stored key to the row of another token, the hub cannot decrypt the key.
+	// If somebody copies a stored key to the row of another token, the hub cannot decrypt it.
 	moved := stored
 	moved.ID, moved.Owner = wire.NewID(), s.Account(t, "mallory").ID
 	if err := s.Store.CreateJoinToken(t.Context(), moved); err != nil {
@@ -449,8 +448,9 @@ func (s *steps) token(t testing.TB, f *wire.TokenFile) store.JoinToken {
 	return must(s.Store.JoinToken(t.Context(), f.ID))(t)
 }
 
-// Weakness 4 of Pantacor's original hub: tokens were valid without end. This hub accepts only a
-// token that was made for the two-step enrolment, until it expires, is disabled or is used up.
+// Weakness 4 of Pantacor's original hub: tokens were valid forever. For the two-step enrolment,
+// this hub accepts only a token that was made for it, until the token expires, is disabled or is
+// used up.
 func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -531,7 +531,8 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	if got := login(); got != 403 {
 		t.Errorf("answered %d after the device was deleted", got)
 	}
-	// If someone sends the registration again, in any form, the device stays deleted.
+	// If somebody sends the registration again, even with different white space, the device stays
+	// deleted.
 	for _, again := range [][]byte{body, append([]byte("\n "), body...)} {
 		refused(t, s.send(t, "/register", again), 410, onboard.CodeRevoked)
 	}
@@ -539,7 +540,7 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	must(s.victim.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
 }
 
-// A machine whose owner must still decide about it gets no certificate from either step.
+// While a machine waits for its owner's decision, it gets no certificate from either step.
 func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -566,7 +567,7 @@ func TestTwoStepsSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(s.victim.EnrollRequest()))(t)), 403, "tpm-software")
 }
 
-// The owner's policy refuses the TPM's maker. The hub refuses the second step.
+// If the owner's policy refuses the TPM's maker, the hub refuses the second step.
 func TestTwoStepsOwnersPolicyHolds(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -605,9 +606,9 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 				changed[field] = bad
 				a := s.send(t, path, must(json.Marshal(changed))(t))
 				if a.Status < 400 || a.Status > 499 {
-					// Without an EK certificate, the machine waits for its owner's decision. The
-					// answer is 200 to the first step, without a certificate for the AK, and 202
-					// to the second step.
+					// Without an EK certificate, the machine waits for its owner's decision: the
+					// first step answers 200 without a certificate for the AK, and the second step
+					// answers 202.
 					if field == "ek-cert" && (a.Status == 202 || a.Status == 200) {
 						continue
 					}
@@ -644,7 +645,7 @@ func TestTwoStepsRejectMutations(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// The route that checks ownership proofs accepts a valid proof. It gives the same answer for every
+// The route that checks ownership proofs accepts a valid proof, and gives the same answer to every
 // invalid proof.
 func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
 	t.Parallel()

@@ -7,14 +7,14 @@ import (
 	"gangway/hub/store"
 )
 
-// Store is the part of the hub's store that the API reads and writes.
+// Store has the parts of the hub's store that the API uses.
 type Store interface {
 	store.Accounts
 	store.Sessions
 	store.APITokens
 	store.JoinTokens
 
-	// The methods that onboarding needs are in onboard.Store too.
+	// onboard.Store has the following parts too, because onboarding needs them.
 	store.Registries
 	store.Enrolments
 	store.EKCertificates
@@ -49,7 +49,7 @@ type Store interface {
 	store.Health
 }
 
-// accountStore has the methods of the store that DeleteAccount needs.
+// accountStore has the store's methods that DeleteAccount needs.
 type accountStore interface {
 	CountDevices(ctx context.Context, owner string) (int, error)
 	Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error)

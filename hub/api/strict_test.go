@@ -14,11 +14,11 @@ import (
 	"gangway/wire"
 )
 
-// The hub refuses input that two parsers could read differently. If the hub ignores a part of the
-// input, a note names the ignored part.
+// The tests in this file are about input that two parsers could read differently. The hub refuses
+// such input. If it ignores a part of the input, a note says which part.
 
-// The hub refuses JSON bodies that two parsers could read differently, for example with the same
-// name twice.
+// The hub refuses JSON bodies that two parsers could read differently, for example because a name
+// occurs twice.
 func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -95,8 +95,8 @@ func TestRejectsCSRFieldsThatMustBeEmpty(t *testing.T) {
 	}
 }
 
-// If a chain entry is not a certificate, the hub refuses the request. If a certificate in the chain
-// cannot be parsed, the hub ignores it and adds a note.
+// If an entry of a certificate chain is not a certificate, the hub refuses the request. If it is a
+// certificate that cannot be parsed, the hub ignores it and adds a note.
 func TestChainEntriesDoNotVanish(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -152,7 +152,7 @@ func TestChainEntriesDoNotVanish(t *testing.T) {
 	}
 }
 
-// If two parsers could read a token file differently, the file is refused.
+// A token file that two parsers could read differently is refused.
 func TestTokenFileThatReadersDifferInIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

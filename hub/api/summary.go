@@ -16,7 +16,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// SummaryView is a line of `pvr ps`. A device without a trail has revision -1.
+// SummaryView is a line of the output of `pvr ps`. A device without a trail has revision -1.
 type SummaryView struct {
 	DeviceID     string    `json:"deviceid"`
 	Device       string    `json:"device"`
@@ -64,7 +64,7 @@ func viewSummary(d store.Device, t *store.TrailSummary) SummaryView {
 	return v
 }
 
-// summaryText are the text fields by which summaries can be sorted and filtered.
+// summaryText has the text fields, by which summaries can be sorted and filtered.
 var summaryText = map[string]func(*SummaryView) string{
 	"deviceid":       func(v *SummaryView) string { return v.DeviceID },
 	"device":         func(v *SummaryView) string { return v.Device },
@@ -78,7 +78,7 @@ var summaryText = map[string]func(*SummaryView) string{
 	"fleet-rev":      func(v *SummaryView) string { return v.FleetRev },
 }
 
-// summaryOrder are the fields that are not text, and by which summaries can be sorted.
+// summaryOrder has the other fields, by which summaries can only be sorted.
 var summaryOrder = map[string]func(a, b *SummaryView) int{
 	"revision":           func(a, b *SummaryView) int { return cmp.Compare(a.Revision, b.Revision) },
 	"progress-revision":  func(a, b *SummaryView) int { return cmp.Compare(a.ProgressRev, b.ProgressRev) },
@@ -89,7 +89,7 @@ var summaryOrder = map[string]func(a, b *SummaryView) int{
 	"trail-touched-time": func(a, b *SummaryView) int { return a.TouchedTime.Compare(b.TouchedTime) },
 }
 
-// readSummarySort parses ?sort=, a field's name. A hyphen before the name reverses the order.
+// readSummarySort parses ?sort=, which names a field. A hyphen before the name reverses the order.
 func readSummarySort(name string) (func(a, b SummaryView) int, error) {
 	field, down := strings.CutPrefix(cmp.Or(name, "-timestamp"), "-")
 	order := summaryOrder[field]
@@ -108,7 +108,8 @@ func readSummarySort(name string) (func(a, b SummaryView) int, error) {
 	}, nil
 }
 
-// readSummaryFilter parses ?filter=, a JSON object with the required text of each field.
+// readSummaryFilter parses ?filter=, a JSON object that has, for each field to filter by, the text
+// that the field must have.
 func readSummaryFilter(text string) (func(*SummaryView) bool, error) {
 	if text == "" {
 		return func(*SummaryView) bool { return true }, nil
@@ -133,7 +134,7 @@ func readSummaryFilter(text string) (func(*SummaryView) bool, error) {
 	}, nil
 }
 
-// listSummaries lists all devices of the account.
+// listSummaries lists the summaries of all devices of the account.
 func (s *Server) listSummaries(w http.ResponseWriter, r *http.Request) error {
 	order, err := readSummarySort(r.URL.Query().Get("sort"))
 	if err != nil {
@@ -177,7 +178,8 @@ func (s *Server) summaries(ctx context.Context, owner string) (map[string]*store
 		}
 		for i := range list {
 			after = list[i].Device
-			// A progress report may have 64 KiB, so keep only its percentage and message in memory.
+			// A progress report may be as large as 64 KiB, so keep only its percentage and message
+			// in memory.
 			report := trail.ReadReport(list[i].Revision.Progress)
 			list[i].Revision.Progress = trail.NewProgress(list[i].Revision.Status, report.Percent, report.Message)
 			found[after] = &list[i]

@@ -10,19 +10,19 @@ import (
 const (
 	// DefaultEventsAge is how long the audit trail keeps events.
 	DefaultEventsAge = 2 * 365 * 24 * time.Hour
-	// DefaultUnprovenAge is how long the audit trail keeps events that peers caused without proving
-	// an identity.
+	// DefaultUnprovenAge is how long the audit trail keeps events caused by peers that did not
+	// prove an identity.
 	DefaultUnprovenAge = 30 * 24 * time.Hour
 
 	sweepEvery = time.Minute
-	// One sweep removes at most sweepRounds batches of sweepRows rows of each kind. Other writers
-	// wait for at most one batch.
+	// Of each kind of row, one sweep removes at most sweepRounds batches of sweepRows rows. Other
+	// writers wait for at most one batch.
 	sweepRows   = 1000
 	sweepRounds = 60
 )
 
-// sweep removes expired and old rows, every minute until ctx ends. If there are several replicas,
-// only one of them does this.
+// sweep does the periodic work, such as removing expired rows, every minute until ctx ends. If
+// there are several replicas, only one of them does the work.
 func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -37,8 +37,8 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 }
 
-// work does the periodic work once, if this hub has the lease. `up` is the time since which the hub
-// has run without a long pause.
+// work does the periodic work once, if this hub holds the lease. `up` is the time since which the
+// hub has run without a long pause.
 func (s *Server) work(ctx context.Context, up time.Time) {
 	duty, ok := s.lease.duty(ctx)
 	if !ok {
@@ -49,18 +49,19 @@ func (s *Server) work(ctx context.Context, up time.Time) {
 	s.markQuiet(duty, up)
 	s.judgeStale(duty)
 	s.watch(duty)
-	// Ping fails if this hub has lost the lease in the database. Then the work above may have had
+	// Ping fails if this hub has lost the lease in the database. The work above may then have had
 	// no effect, so do not record that it was done.
 	if s.cfg.Store.Ping(duty) == nil {
 		s.worked.set(s.cfg.Now())
 	}
 }
 
-// packRows is the number of enrolments that packEvidence rewrites in one transaction. With
-// sweepRounds, a million enrolments take a little more than an hour.
+// packRows is the number of enrolments that packEvidence rewrites in one transaction. At
+// sweepRounds transactions in each sweep, a million enrolments take a little more than an hour.
 const packRows = 250
 
-// packEvidence rewrites enrolments of an earlier version of the hub, so that they need less space.
+// packEvidence rewrites enrolments that were stored by an earlier version of the hub, so that they
+// need less space.
 func (s *Server) packEvidence(ctx context.Context) {
 	for range sweepRounds {
 		more, err := s.cfg.Store.PackEvidence(ctx, packRows)
@@ -73,12 +74,12 @@ func (s *Server) packEvidence(ctx context.Context) {
 	}
 }
 
-// uptime measures how long the hub has been running without a long pause.
+// uptime measures for how long the hub has been running without a long pause.
 type uptime struct{ begun, last time.Time }
 
-// The method `since` records that the hub runs at the time `now`. It returns the time since which
-// the hub has run without a long pause. If the hub's machine slept between two calls, the period
-// begins again, as after a start of the hub.
+// The method `since` records that the hub is running at the time `now`. It returns the time since
+// which the hub has run without a long pause. If the hub's machine slept between two calls, that
+// time is `now`, as after a start of the hub.
 func (u *uptime) since(now time.Time) time.Time {
 	if pause := now.Sub(u.last); pause < 0 || pause > 5*sweepEvery {
 		u.begun = now
@@ -88,8 +89,7 @@ func (u *uptime) since(now time.Time) time.Time {
 }
 
 // markQuiet marks the devices from which the hub has not heard for store.QuietAfter. A hub that is
-// down cannot hear from any device. So the hub marks devices only after it has run for
-// store.QuietAfter.
+// down cannot hear from any device, so it marks devices only after it has run for store.QuietAfter.
 func (s *Server) markQuiet(ctx context.Context, up time.Time) {
 	before := s.cfg.Now().Add(-store.QuietAfter)
 	if before.Before(up) {

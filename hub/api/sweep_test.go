@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A device counts as silent only for the time in which the hub ran. After a start of the hub, or
-// after the hub's machine slept, the silence begins again.
+// Only the time in which the hub was running counts as a device's silence. After a start of the
+// hub, or after the hub's machine slept, the silence begins anew.
 func TestSilenceWhileTheHubWasDownDoesNotCount(t *testing.T) {
 	t.Parallel()
 	var up uptime

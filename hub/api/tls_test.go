@@ -8,8 +8,8 @@ import (
 	"gangway/hub/api"
 )
 
-// If the operator allows TLS 1.2, old devices can use it for API calls. A request that is bound to
-// a TLS connection always needs TLS 1.3.
+// If the operator allows TLS 1.2, old devices can use it for API calls. But a request that is bound
+// to its TLS connection always needs TLS 1.3.
 func TestTLS12IsRefusedUnlessAllowedAndNeverActivates(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -16,21 +16,20 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Traces makes the traces of requests. The hub exports the metrics about traces together with the
-// hub's own metrics.
+// Traces makes the traces of requests. Its own metrics are exported together with the hub's.
 type Traces interface {
 	prometheus.Collector
 	Tracer() trace.Tracer
 }
 
-// traceparent is the header of W3C Trace Context. The hub never reads tracestate and baggage, whose
-// texts a client chooses.
+// traceparent is the header of W3C Trace Context that the hub reads. It never reads tracestate and
+// baggage, whose texts are chosen by clients.
 const (
 	traceparent    = "Traceparent"
 	traceparentLen = 55 // of version 00
 )
 
-// beginTrace begins the trace of a request. The trace is nil if the sampler does not choose the
+// beginTrace begins the trace of a request. The span is nil if the sampler does not choose the
 // request, or if the hub makes no traces.
 func (s *Server) beginTrace(ctx context.Context, r *http.Request) (context.Context, trace.Span) {
 	if s.tracer == nil {
@@ -44,10 +43,10 @@ func (s *Server) beginTrace(ctx context.Context, r *http.Request) (context.Conte
 	return traced, span
 }
 
-// traceParent decides whether the header traceparent of a request has an effect. Anyone can send
-// this header, and a client must not decide which requests have traces. So the hub begins a new
-// trace, with a link to the client's trace. There is one exception: if the operator trusts the
-// header of the hub's proxy, the hub continues the proxy's trace.
+// traceParent decides what effect the traceparent header of a request has. Anyone can send this
+// header, and a client must not decide which requests are traced, so the hub begins a new trace
+// with a link to the client's trace. But if the header comes from the hub's proxy and the operator
+// trusts it, the hub continues the proxy's trace.
 func (s *Server) traceParent(ctx context.Context, r *http.Request) (context.Context, []trace.SpanStartOption) {
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindServer)}
 	values := r.Header[traceparent]
@@ -66,8 +65,9 @@ func (s *Server) traceParent(ctx context.Context, r *http.Request) (context.Cont
 	return ctx, options
 }
 
-// endTrace ends the trace of a request. The trace has the route's pattern and not the path, because
-// paths contain secrets. Call it with defer: if the handler panics, the panic continues.
+// endTrace ends the trace of a request. The trace has the route's pattern instead of the path,
+// because paths contain secrets. Call endTrace with defer: if the handler panics, endTrace panics
+// again after ending the trace.
 func (s *Server) endTrace(span trace.Span, a *answer, r *http.Request) {
 	p := recover()
 	status := a.status
@@ -108,15 +108,15 @@ func (s *Server) endTrace(span trace.Span, a *answer, r *http.Request) {
 	}
 }
 
-// traceError adds the stable code of a refused request to its trace.
+// traceError adds the stable code of a refusal to the request's trace.
 func traceError(r *http.Request, code string) {
 	if span := trace.SpanFromContext(r.Context()); span.IsRecording() {
 		span.SetAttributes(attribute.String("error.type", code))
 	}
 }
 
-// traceOf returns the id of the request's trace for a log line. If the request has no trace, the
-// attribute is empty, and the log leaves it out.
+// traceOf returns an attribute for log lines that has the id of the request's trace. If there is no
+// trace, the attribute is empty, so the log leaves it out.
 func traceOf(ctx context.Context) slog.Attr {
 	if id := step.ID(ctx); id != "" {
 		return slog.String("trace", id)

@@ -21,7 +21,8 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
-// tracesTo returns traces for a collector. `ratio` is the part of the requests that have a trace.
+// tracesTo returns traces that are exported to a collector. `ratio` is the fraction of the requests
+// that have a trace.
 func tracesTo(t *testing.T, c *tracetest.Collector, ratio float64) *tracing.Traces {
 	t.Helper()
 	traces := must(tracing.New(t.Context(), tracing.Config{Endpoint: c.URL, Ratio: &ratio, Log: slog.New(slog.DiscardHandler)}))(t)
@@ -29,8 +30,8 @@ func tracesTo(t *testing.T, c *tracetest.Collector, ratio float64) *tracing.Trac
 	return traces
 }
 
-// The function `roots` returns the server spans with the name `name`: one for each request.
-// `children` has the names of the spans directly below the first of these spans.
+// The function `roots` returns the server spans with the name `name`, one for each request, and the
+// names of the spans directly below the first of them.
 func roots(spans []*tracepb.Span, name string) (found []*tracepb.Span, children []string) {
 	for _, s := range spans {
 		if s.Kind == tracepb.Span_SPAN_KIND_SERVER && s.Name == name {
@@ -45,7 +46,7 @@ func roots(spans []*tracepb.Span, name string) (found []*tracepb.Span, children 
 	return found, children
 }
 
-// Each request has one trace, with the steps in the store and the cryptography below it.
+// Each request has one trace, which shows the steps in the store and in cryptography.
 func TestEachRequestHasOneTraceWithItsSteps(t *testing.T) {
 	t.Parallel()
 	c := tracetest.New(t)
@@ -77,8 +78,8 @@ func TestEachRequestHasOneTraceWithItsSteps(t *testing.T) {
 			}
 		}
 	}
-	// There is one trace for each request: two requests of the onboarding, the challenge, the boot,
-	// the sign-in, and two errors.
+	// Each of these requests has a trace of its own: two requests of the onboarding, the challenge,
+	// the boot, the sign-in, and two errors.
 	ids := map[string]bool{}
 	for _, span := range spans {
 		if len(span.ParentSpanId) == 0 {
@@ -105,8 +106,8 @@ func TestEachRequestHasOneTraceWithItsSteps(t *testing.T) {
 	}
 }
 
-// Threat: traces leave the hub. They must have no password, token, claim code, signed URL, or other
-// text of a client or device.
+// Threat: traces leave the hub. So they must not contain passwords, tokens, claim codes, signed
+// URLs, or other text that clients or devices have sent.
 func TestTracesHaveNoSecretsAndNoClientsText(t *testing.T) {
 	t.Parallel()
 	c := tracetest.New(t)
@@ -135,8 +136,8 @@ func TestTracesHaveNoSecretsAndNoClientsText(t *testing.T) {
 	}
 }
 
-// Threat: with the headers traceparent, tracestate and baggage, a client forces the hub to record
-// its requests, puts them into a trace of its choice, or makes the hub store long texts.
+// Threat: with the headers traceparent, tracestate and baggage, a client forces the hub to trace
+// its requests, adds them to a trace of its choice, or makes the hub store long texts.
 func TestClientDoesNotChooseTraces(t *testing.T) {
 	t.Parallel()
 	const id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -173,7 +174,7 @@ func TestClientDoesNotChooseTraces(t *testing.T) {
 	}
 }
 
-// With --proxy-traces, the hub continues a trace of the proxy, and of nobody else.
+// With --proxy-traces, the hub continues the traces of its proxy, and of nobody else.
 func TestOnlyTheProxysTraceContinues(t *testing.T) {
 	t.Parallel()
 	const id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -199,7 +200,7 @@ func TestOnlyTheProxysTraceContinues(t *testing.T) {
 	}
 }
 
-// The lines of a request in the access log and in the hub's log name its trace.
+// The lines about a request in the access log and in the hub's log name the request's trace.
 func TestLogsNameTheTrace(t *testing.T) {
 	t.Parallel()
 	c := tracetest.New(t)

@@ -34,7 +34,7 @@ func badState(err error) error {
 	return problem(http.StatusBadRequest, "state-malformed", "Send a JSON object with a \"#spec\". The value of a name that ends in .json must be a JSON document; the value of any other name must be the SHA-256 of an object.", "The state is not valid: %v.", err)
 }
 
-// trailProblem converts the store's errors about trails and objects to answers.
+// trailProblem converts the store's errors about trails and objects to problems for the client.
 func trailProblem(err error) error {
 	var missing *store.MissingObjects
 	switch {
@@ -59,8 +59,8 @@ func trailProblem(err error) error {
 	return err
 }
 
-// createTrail creates a device's trail with its first state. If the device repeats the request,
-// nothing changes.
+// createTrail creates a device's trail with its first state. If the device repeats the request, the
+// trail does not change.
 func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	s.markSeen(r, d.ID)
@@ -113,9 +113,8 @@ func (s *Server) writeTrail(w http.ResponseWriter, r *http.Request, t store.Trai
 	return nil
 }
 
-// listTrails answers a device with a list that has only the device's own trail, or is empty if the
-// device has no trail. It answers an account with a page of the account's trails; ?after= chooses
-// the page.
+// listTrails answers an account with a page of its trails, which ?after= chooses. It answers a
+// device with a list that has only the device's own trail, or is empty if the device has no trail.
 func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	views := []TrailView{}
 	c := callerOf(r)
@@ -146,7 +145,7 @@ func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// RemoteView has the URLs that pvr uses for a revision.
+// RemoteView has the URLs that pvr uses for a revision's state and objects.
 type RemoteView struct {
 	Spec          string   `json:"pvr-spec"`
 	JSONGetURL    string   `json:"json-get-url"`
@@ -158,7 +157,7 @@ type RemoteView struct {
 	StepGetURL    string   `json:"step-get-url"`
 }
 
-// showRemote answers with the URLs for the revision in the path or, without a number, for the
+// showRemote answers with the URLs for the revision in the path or, if the path has none, for the
 // newest revision.
 func (s *Server) showRemote(w http.ResponseWriter, r *http.Request) error {
 	revision, err := s.readableRevision(r)

@@ -8,8 +8,7 @@ import (
 	"gangway/hub/api"
 )
 
-// trailAnswers calls the routes of trails, objects and logs, for
-// TestAnswersAreAsTheDocumentSays.
+// trailAnswers calls the routes of trails, objects and logs for `TestAnswersAreAsTheDocumentSays`.
 func trailAnswers(t *testing.T, ada, stranger, boat *person, id string, check func(method, route string, status int, contentType string, body []byte)) {
 	rev, sum, token := "0", sumOf([]byte("content")), "nothing"
 	call := func(p *person, method, route string, in any, want int) {

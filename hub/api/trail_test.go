@@ -50,7 +50,8 @@ func (s *scene) asDevice(t *testing.T, d *fleet.Device, certs *fleet.Certificate
 
 func sumOf(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
 
-// fleetScene has two owners with one device each. Each device has sent its first state.
+// fleetScene has two owners, Ada and Mallory, with one device each. Each device has sent its first
+// state.
 type fleetScene struct {
 	*scene
 	ada, mallory        *person
@@ -64,8 +65,8 @@ func newFleet(t *testing.T) *fleetScene {
 	return fleetOf(t, newScene(t))
 }
 
-// newFleetOnDisk is like newFleet, but the hub waits for the disk, as a hub in production does. It
-// is for tests of durability, races and timing.
+// newFleetOnDisk is like newFleet, but its hub waits until data is on the disk, as a hub in
+// production does. It is for tests of durability, races and timing.
 func newFleetOnDisk(t *testing.T) *fleetScene {
 	t.Helper()
 	return fleetOf(t, newSceneOnDisk(t))
@@ -94,13 +95,13 @@ func fleetOf(t *testing.T, s *scene) *fleetScene {
 	return f
 }
 
-// announce posts an object's record and returns the answer.
+// announce posts an object's record, as a client does before an upload, and returns the answer.
 func announce(p *person, path, name, content string, status int) api.ObjectView {
 	p.t.Helper()
 	return want[api.ObjectView](p, "POST", path, map[string]any{"objectname": name, "size": fmt.Sprint(len(content)), "sha256sum": sumOf([]byte(content)), "id": "", "owner": "", "signed-puturl": "", "mime-type": "text/html"}, status)
 }
 
-// send sends a request to an object URL of the hub, without any credential.
+// send sends a request to one of the hub's object URLs, without any credentials.
 func send(p *person, method, address, body string, header ...string) (int, fleet.Body, http.Header) {
 	p.t.Helper()
 	req := must(http.NewRequestWithContext(context.Background(), method, address, strings.NewReader(body)))(p.t)
@@ -133,7 +134,8 @@ func wantCode(p *person, method, path string, in any, status int) string {
 	return want[api.Problem](p, method, path, in, status).Code
 }
 
-// The test sends the requests that pvr and a device send on a usual day.
+// An owner posts a state with pvr, and the device installs it: these are the requests of a usual
+// day.
 func TestStateReachesItsDevice(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -176,8 +178,8 @@ func TestStateReachesItsDevice(t *testing.T) {
 	}
 }
 
-// Devices search an answer for a key, and use the first match anywhere in the answer. So the fields
-// that devices read come before text that people wrote.
+// Devices search an answer for a key, and use its first occurrence anywhere in the answer. So the
+// fields that devices read come before text that people wrote.
 func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -207,14 +209,14 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 			t.Errorf("%s: %s are at %s in %s", c.path, brief.Of(c.order), brief.Of(places), body)
 		}
 	}
-	// Answers escape no more characters than JSON requires.
+	// Answers escape only the characters that JSON requires to be escaped.
 	if _, body := f.boat.do("GET", "/objects/"+sum, nil); bytes.Contains(body, []byte(`\u`)) {
 		t.Errorf("%s", body)
 	}
 }
 
 // A device creates its trail with its first state. If the device sends the request again, even with
-// another state, nothing changes, and the answer has the first state.
+// another state, nothing changes, and the answer still has the first state.
 func TestFirstStateIsToldOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -245,8 +247,8 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	}
 }
 
-// Weakness 15 of Pantacor's original hub: it had no state machine and lost progress reports. It
-// failed when posts were concurrent. It answered {} when a look-up failed.
+// Weakness 15 of Pantacor's original hub: it had no state machine, lost progress reports, failed
+// when revisions were posted concurrently, and answered {} when a look-up failed.
 func TestProgressFollowsTheStateMachine(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -273,7 +275,7 @@ func TestProgressFollowsTheStateMachine(t *testing.T) {
 	if list := want[[]api.RevisionView](f.boat, "GET", "/trails/"+f.boatID+"/steps", nil, 200); len(list) != 0 {
 		t.Errorf("a final revision is offered: %s", brief.Of(list))
 	}
-	// The owner sets two statuses: CANCEL and WONTGO.
+	// The owner can set two statuses: CANCEL and WONTGO.
 	rev := fmt.Sprint(post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev)
 	at := "/trails/" + f.boatID + "/steps/" + rev
 	if got := wantCode(f.ada, "PUT", at+"/wontgo", nil, 400); got != "step-status" {
@@ -328,7 +330,7 @@ func TestConcurrentPostsOfStepsNeverFail(t *testing.T) {
 	}
 }
 
-// If a revision does not exist, the answer is 404, and not an empty state.
+// If a revision does not exist, the answer is 404 and not an empty state.
 func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -338,8 +340,8 @@ func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
 	}
 }
 
-// Weakness 16 of Pantacor's original hub: a device's uploads belonged to the device, not to its
-// owner.
+// Weakness 16 of Pantacor's original hub: what a device uploaded belonged to the device and not to
+// its owner.
 func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -357,20 +359,20 @@ func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
 	wantCode(f.boat, "GET", "/objects/", nil, 401) // a device gets only the objects of its revisions
 }
 
-// Knowing an object's hash does not give access to another owner's object.
+// Knowing the hash of another owner's object gives no access to the object.
 func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
 		// Mallory announces Ada's object. She gets the same answer as for an object that nobody
-		// has, and a download URL that returns nothing.
+		// has, with a download URL that returns nothing.
 		o := announce(p, "/objects/", "guess", f.content, 200)
 		if status, body, _ := send(p, "GET", o.GetURL, ""); status != 404 {
 			t.Errorf("%d %s", status, body)
 		}
 		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
-		// Mallory posts a state that names the object. This gives her no access to the object.
+		// If Mallory posts a state that names the object, this gives her no access to the object.
 		for _, try := range []struct{ method, path, body string }{
 			{"POST", "/trails/" + f.pirateID + "/steps", `{"state":{` + systemSpec + `,"k":"` + f.contentSum + `"}}`},
 			{"PUT", "/trails/" + f.pirateID + "/steps/0/state", `{` + systemSpec + `,"k":"` + f.contentSum + `"}`},
@@ -392,8 +394,8 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	if got := wantCode(late, "POST", "/trails/", `{`+systemSpec+`,"k":"`+f.contentSum+`"}`, 400); got != "objects-missing" {
 		t.Error(got)
 	}
-	// Mallory has the bytes of the object, so she can store them too. If Ada or Mallory deletes her
-	// record, the record of the other owner stays.
+	// If Mallory has the bytes of the object, she can store them too. If she or Ada then deletes
+	// her own record, the other's record stays.
 	upload(f.mallory, "/objects/", "mine too", f.content)
 	o := want[api.ObjectView](f.mallory, "GET", "/objects/"+f.contentSum, nil, 200)
 	if o.Name == "kernel" || strings.Contains(o.Owner, f.Owner.ID) {
@@ -402,7 +404,7 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 }
 
 // Weakness 17 of Pantacor's original hub: its object URLs were valid for a day, and it ignored
-// extra bytes of an upload.
+// surplus bytes of an upload.
 func TestAddressIsForOneMethodObjectOwnerAndAWhile(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -447,8 +449,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// The hub refuses an upload that does not have the announced length and SHA-256, and serves no part
-// of it.
+// The hub refuses an upload that does not have the announced length and SHA-256, and does not serve
+// any part of it.
 func TestUploadIsWholeOrNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -463,7 +465,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 		}
 		wantCode(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
 	}
-	// Uploads in chunks have no length. The hub checks the size and the hash of these uploads too.
+	// A chunked upload has no Content-Length, but the hub checks its size and its hash too.
 	inChunks := func(address, body string) int {
 		req := must(http.NewRequest("PUT", address, struct{ io.Reader }{strings.NewReader(body)}))(t)
 		resp := must(f.ada.client.Do(req))(t)
@@ -476,7 +478,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 		}
 		wantCode(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
 	}
-	// Released versions of pvr send an empty file in this way.
+	// Released versions of pvr upload an empty file in this way.
 	empty := announce(f.ada, "/objects/", "empty.bin", "", 200)
 	if status := inChunks(empty.PutURL, "x"); status != 400 {
 		t.Errorf("content for an empty file: status %d", status)
@@ -506,8 +508,8 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 	}
 }
 
-// If an upload stalls and another upload needs its space, the hub ends the stalled upload early. So
-// stalled uploads do not keep the disk full.
+// If an upload stalls and another upload needs its space, the hub ends the stalled upload early, so
+// that stalled uploads cannot keep the disk full.
 func TestHangingUploadsGiveWay(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -554,7 +556,7 @@ func TestHangingUploadsGiveWay(t *testing.T) {
 	}
 }
 
-// Many clients upload one object at the same time, slowly. Each upload succeeds.
+// If many clients upload the same object at the same time, slowly, each upload succeeds.
 func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -589,8 +591,8 @@ func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
 	wg.Wait()
 }
 
-// An owner stores an HTML page as an object. The headers make browsers save the object, and not
-// show it as a page.
+// If an owner stores an HTML page as an object, the answer's headers make browsers save the object
+// instead of showing it as a page.
 func TestStoredObjectIsNeverAPage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -637,7 +639,8 @@ func escape(s string) string {
 	return b.String()
 }
 
-// Weakness 17 of Pantacor's original hub: it ignored the sign that gives the direction of a sort.
+// Weakness 17 of Pantacor's original hub: it ignored the sign that gives the direction of a sort
+// order.
 func TestSummariesSortBothWays(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -675,7 +678,7 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	if _, got, _ := send(f.ada, "GET", h.Get("Location"), ""); status != 302 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
-	// The owner can replace a revision's state only while the revision has the status NEW.
+	// The owner can replace a revision's state only while its status is NEW.
 	want[map[string]any](f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+other+`"}`, 200)
 	wantCode(f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+missing+`"}`, 400)
 	if s := want[api.RevisionView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
@@ -687,8 +690,8 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	}
 }
 
-// If two parsers could read a state differently, the hub refuses the state. So a device reads the
-// same state that the hub checked.
+// The hub refuses a state that two parsers could read differently, so that the device reads the
+// state that the hub has checked.
 func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -703,8 +706,8 @@ func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 	wantCode(f.boat, "PUT", "/trails/"+f.boatID+"/steps/0/progress", `{"status":"DONE","status":"ERROR"}`, 400)
 }
 
-// Attack: a device announces objects and uploads nothing. The announced sizes are so large that
-// their sum overflows, or that they fill the quota. The owner's usage hardly changes.
+// Attack: a device announces objects without uploading them, with sizes so large that their sum
+// would overflow or would fill the quota. The owner's usage hardly changes.
 func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -730,8 +733,8 @@ func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 	upload(f.ada, "/objects/", "x", "there is room for this")
 }
 
-// Running uploads count towards the quota before they are stored. So an owner's concurrent uploads
-// do not exceed the quota on the disk.
+// Running uploads count towards the quota before they are stored, so an owner's concurrent uploads
+// cannot use more disk space than the quota.
 func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 	t.Parallel()
 	maker := must(goodMaker())(t)
@@ -813,8 +816,8 @@ func TestQuotaBoundsAnOwner(t *testing.T) {
 	want[api.ObjectView](f.ada, "POST", "/objects", o, 200)
 }
 
-// After a grace period, the collector removes objects that no revision or record needs. It keeps
-// all other objects.
+// After a grace period, the collector removes the objects that no revision or record needs. It
+// keeps all others.
 func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -863,7 +866,7 @@ func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	if !there(f.contentSum) {
 		t.Fatal("uploaded, but not stored")
 	}
-	// A deleted device's states need no objects.
+	// The states of a deleted device no longer need their objects.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID, nil, 200)
 	f.Advance(8 * 24 * time.Hour)
 	collect()
@@ -875,7 +878,8 @@ func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	}
 }
 
-// While the collector runs, an uploaded object can be read as long as its record says "stored".
+// While the collector runs, an uploaded object can be read for as long as its record says that it
+// is stored.
 func TestCollectorRacesWithUploads(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -890,7 +894,8 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				// In this test, unstored records and the files of objects have no grace period.
+				// In this test, neither unstored records nor the files of objects have a grace
+				// period.
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(time.Hour), f.Now().Add(-time.Hour), 100)
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(-time.Hour), f.Now().Add(-time.Millisecond), 1)
 				for key := range f.contents(t) {
@@ -906,7 +911,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 	if race.Enabled {
 		uploads = 50 // the race detector makes each upload ten times as slow
 	}
-	// On a busy machine the collector may often be first, so the loop goes on until at least ten
+	// On a busy machine, the collector may often come first, so the loop goes on until at least ten
 	// uploads were stored.
 	for i, good := 0, 0; i < uploads || good < 10; i++ {
 		if i == 5000 {
@@ -922,7 +927,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 		if status, body, _ := send(f.ada, "PUT", o.PutURL, content); status >= 500 {
 			t.Fatalf("%d %s", status, body)
 		}
-		// While the record says "stored", the object's file must exist.
+		// While the record says that the object is stored, its file must exist.
 		if sum := must(hex.DecodeString(o.Sum))(t); true {
 			record, err := f.Store.Object(t.Context(), f.Owner.ID, store.Hash(sum))
 			if err == nil && record.Stored {
@@ -947,8 +952,8 @@ func (f *fleetScene) contents(t *testing.T) map[objects.Key]bool {
 	return found
 }
 
-// Another owner, another owner's device, and a caller without credentials call every route about
-// trails, objects and logs. No caller gets any of Ada's data.
+// Another owner, another owner's device, and a caller without credentials call every route for
+// trails, objects and logs. None of them gets any of Ada's data.
 func TestNobodySeesAnothersTrail(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -997,7 +1002,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		expect("another's device", f.pirate, strange[r.device])
 		expect("another device of the owner", second, strange[r.device])
 	}
-	// Only the device may report a revision's progress. The owner may not.
+	// Only the device may report a revision's progress. Its owner may not.
 	wantCode(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		for _, path := range []string{"/trails", "/trails/summary", "/objects", "/logs", "/logs?dev=" + f.boatID, "/logs?dev=" + wire.DevicePRN + f.boatID} {
@@ -1012,8 +1017,8 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 	_ = secondID
 }
 
-// If a request has a session's token, the hub uses the token, and ignores the connection's client
-// certificate. So if a device forwards a person's request, the person does not act as the device.
+// If a request has an access token, the hub uses it and ignores the client certificate of the
+// connection. So if a device forwards a person's request, the person does not act as the device.
 func TestBadSessionOnADevicesConnectionIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -1031,7 +1036,7 @@ func TestBadSessionOnADevicesConnectionIsRefused(t *testing.T) {
 	}
 }
 
-// No random body or query makes one of these routes answer 5xx.
+// No body or query, however random, makes one of these routes answer 5xx.
 func TestBadInputToTrailsIsNeverTheHubsFault(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -14,8 +14,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// TLS works as docs/protocol.md#10-transport says. If a client offers only one of the listed
-// groups, it needs no HelloRetryRequest. The hub has one P-256 certificate, and ALPN is optional.
+// TLS works as docs/protocol.md#10-transport says: a client that offers only one of the listed
+// groups needs no HelloRetryRequest, the hub has one P-256 certificate, and ALPN is optional.
 func TestTransportIsAsThePageSays(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -50,8 +50,8 @@ func TestTransportIsAsThePageSays(t *testing.T) {
 	}
 }
 
-// HTTP and JSON work as docs/protocol.md#10-transport says. Paths are exact, and the hub never
-// redirects. It refuses a byte order mark, and data after the JSON object.
+// HTTP and JSON work as docs/protocol.md#10-transport says: paths are exact, the hub never
+// redirects, and it refuses a byte order mark, or data after the JSON object.
 func TestRequestsAreExact(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -79,8 +79,8 @@ func TestRequestsAreExact(t *testing.T) {
 	}
 }
 
-// A device sends the same boot report twice, as if the first answer was lost. The device gets the
-// same answer twice, and the hub stores one measurement.
+// If a device sends the same boot report twice, as if the first answer was lost, it gets the same
+// answer both times, and the hub stores one measurement.
 func TestSameReportTwiceIsOneMeasurement(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -19,8 +19,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// setTrust stores the operator's decision about certificates. The argument `kind` says whether the
-// operator trusts or distrusts the certificates.
+// setTrust stores the operator's decision `kind` about certificates, such as to trust or to
+// distrust them.
 func setTrust(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*x509.Certificate) {
 	t.Helper()
 	var change store.TrustChange
@@ -32,8 +32,8 @@ func setTrust(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*
 	}
 }
 
-// The function `enrols` sends a device's request to a service. It returns the refusal's code, or ""
-// if the service accepted the request.
+// The function `enrols` passes a device's enrolment request to a service. It returns the code of
+// the refusal, or "" if the service accepts the request.
 func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string {
 	t.Helper()
 	body := must(d.Request(sc.tok, fleet.RequestChange{}))(t)
@@ -49,8 +49,8 @@ func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string
 	return ""
 }
 
-// If the operator removes a CA, every replica of the hub rejects the CA from the next request on. A
-// replica does so even if it has cached the CA as verified.
+// If the operator removes a CA, every replica of the hub rejects the CA from the next request on,
+// even if the replica has cached the CA as verified.
 func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -85,7 +85,7 @@ func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	both("after all was taken back", "", "ek-chain-untrusted")
 }
 
-// If one of the operator's trust entries cannot be read, no device is accepted.
+// If one of the operator's entries in the trust store cannot be read, the hub accepts no device.
 func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -103,8 +103,8 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 	}
 }
 
-// crowd is a store that delays reading the certificates. It waits until `size` requests have seen
-// the new version of the trust store.
+// crowd is a store that returns the trusted certificates only when `size` requests have seen the
+// new version of the trust store.
 type crowd struct {
 	onboard.Store
 	size  int32
@@ -133,7 +133,8 @@ func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertifi
 	return c.Store.TrustedCertificates(ctx)
 }
 
-// After a change, the hub reads the certificates only once, even if many requests run concurrently.
+// After a change of the trust store, the hub reads the certificates only once, even if many
+// requests run concurrently.
 func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -169,7 +170,7 @@ func BenchmarkTrustUnchanged(b *testing.B) {
 	}
 }
 
-// The TPM of a distrusted maker is refused, and the owner is not asked.
+// A TPM of a distrusted maker is refused without asking the owner.
 func TestDistrustedMakersTPMIsNeverAQuestion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

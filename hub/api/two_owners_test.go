@@ -18,7 +18,7 @@ import (
 	"gangway/wire"
 )
 
-// canary is a word in all of Ada's data. No other owner may read this word.
+// canary is a word in all of Ada's data that no other owner may ever read.
 const canary = "canary-of-ada"
 
 // estate is a scene in which Ada has one of everything that an owner can have, such as a device, a
@@ -63,11 +63,11 @@ func newEstate(t *testing.T) *estate {
 	return e
 }
 
-// volatile matches the parts of answers that change although the data is the same: some JSON
-// fields, the times on pages and in exports, and the wall's mark for a new machine.
+// volatile matches the parts of answers that change even if the data does not: some JSON fields,
+// the times on pages and in exports, and the wall's mark for a new machine.
 var volatile = regexp.MustCompile(`"(last-seen|timestamp|now|expire-time|signed-puturl|signed-geturl|exp|iat|real-ip|next-cursor)":("[^"]*"|[0-9]+)|<time [^>]*>[^<]*</time>|,[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z\n|[0-9]{1,2} [A-Z][a-z]+ [0-9]{4}, [0-9:]{8} UTC|at [0-9:]{8} UTC| class="new"`)
 
-// snapshot returns all answers about Ada's data, as Ada and her device get them.
+// snapshot returns all answers about Ada's data that Ada and her devices get.
 func (e *estate) snapshot() map[string]string {
 	seen := map[string]string{}
 	e.each(func(method, path string, r row) {
@@ -84,9 +84,9 @@ func (e *estate) snapshot() map[string]string {
 	return seen
 }
 
-// The callers are Mallory, Mallory's device with its certificate and with its token, a stranger,
-// and an account with the role operator. Each caller calls every route with all of Ada's ids. No
-// answer contains Ada's data, and Ada's data does not change.
+// Mallory, Mallory's device (with its certificate and with its token), a stranger, and an account
+// with the role operator call every route with all of Ada's ids. No answer contains Ada's data, and
+// Ada's data does not change.
 func TestTwoOwnersNeverMeet(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -121,9 +121,8 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 			t.Errorf("%s %s as %s: %.300s", method, address, name, shown)
 		}
 		for _, id := range ids {
-			// While Mallory only reads, an answer may contain an id of Ada's only if the request
-			// contained the same id. Later Mallory may read the ids that she wrote into her own
-			// data.
+			// While callers only read, an answer may contain one of Ada's ids only if the request
+			// contained it. Later, Mallory may read the ids that she has written into her own data.
 			if reading && strings.Contains(shown, id) && !strings.Contains(address, id) {
 				t.Errorf("%s %s as %s shows %s: %.300s", method, address, name, id, shown)
 			}
@@ -137,8 +136,8 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 		if path == "/auth/logout" || path == "/sign-out" || path == "/local-s3/{token}" || path == "/aca/certs/{file}" || strings.HasSuffix(path, "/{code}") {
 			return // these routes end the caller's own session, or a secret in the address protects them; AIK certificates are public
 		}
-		// The paths use each of Ada's ids. If a path has the SHA-256 of Ada's object, it is also
-		// tried with the id of Mallory's own trail.
+		// The test tries each path with each of Ada's ids. A path with the SHA-256 of Ada's object
+		// is also tried with the id of Mallory's own trail.
 		var paths []map[string]string
 		switch {
 		case strings.Contains(path, "{id}"):
@@ -203,8 +202,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 				}
 			}
 		}
-		// Requests that only read do not influence each other, so the callers read at the same
-		// time.
+		// Requests that only read do not affect each other, so the callers read at the same time.
 		var readers sync.WaitGroup
 		for name, p := range walkers {
 			if reading {
@@ -218,7 +216,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 	e.each(walk)
 	reading = false
 	e.each(walk)
-	// These requests are about Mallory's own data, and name ids of Ada's data.
+	// These requests are about Mallory's own data, but contain ids of Ada's data.
 	own := "/devices/" + e.pirateID
 	for _, r := range []struct {
 		method, path string

@@ -12,8 +12,8 @@ import (
 	"gangway/wire"
 )
 
-// enrollKeys answers the first step of Pantacor's two-step enrolment. The device sends its EK and
-// AK. Only a TPM that has both keys can decrypt the answer.
+// enrollKeys answers the first step of Pantacor's two-step enrolment, in which the device sends its
+// EK and AK. Only a TPM that has both keys can decrypt the answer.
 func (s *Server) enrollKeys(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -33,9 +33,9 @@ type TPMRegistered struct {
 	Device      Registered `json:"device"`
 }
 
-// registerTPM answers the second step of Pantacor's two-step enrolment. The second step makes the
-// enrolment active. The secret in the answer is empty, because a device with a TPM needs no secret.
-// For its programs, the device gets a secret with POST /device/secret.
+// registerTPM answers the second step of Pantacor's two-step enrolment, which makes the enrolment
+// active. The secret in the answer is empty, because a device with a TPM needs no secret. For its
+// programs, the device can get a secret with POST /device/secret.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
 	return answerRequest(s, w, r, s.cfg.Onboard.SecondStep, func(registered onboard.SecondStepAnswer) error {
 		d := registered.Device
@@ -48,7 +48,7 @@ func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// SignatureQuestion is the request to check an ownership proof.
+// SignatureQuestion is a request to check an ownership proof.
 type SignatureQuestion struct {
 	Service    string `json:"service"` // not used
 	TokenID    string `json:"token-id"`

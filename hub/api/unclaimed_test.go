@@ -9,8 +9,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// The hub stores no data for an unowned device. If it did, all unowned devices would share the
-// data, and the data would count towards no owner's quota.
+// The hub stores no data for a device without an owner. Otherwise, all such devices would share the
+// data, and it would not count towards any owner's quota.
 func TestDeviceOfNobodyKeepsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -33,10 +33,10 @@ import (
 	"gangway/wire"
 )
 
-// These tests check the hub's answers to peers that have not proved anything yet.
+// The tests in this file check the hub's answers to peers that have not proved anything yet.
 
-// revoker simulates the look-ups that the hub makes online, and counts them. It reports every EK
-// certificate as revoked.
+// revoker stands in for the hub's online look-ups, and counts them. It reports every EK certificate
+// as revoked.
 type revoker struct{ links, lists int }
 
 func (o *revoker) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
@@ -50,8 +50,8 @@ func (o *revoker) Revocation(context.Context, *x509.Certificate, []*x509.Certifi
 }
 
 // The first step of the two-step enrolment refuses every request that the one-step enrolment
-// refuses. If the evidence raises a question that the owner must decide, the first step issues no
-// certificate before the decision.
+// refuses. If the evidence raises questions, the first step issues no certificate until the owner
+// has decided.
 func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 	t.Parallel()
 	const lab = "version: 1\nsoftware_tpms: [FAKE]\n"
@@ -93,7 +93,7 @@ func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 			a := must(s.client.Post(t.Context(), "/enroll/request", bytes.NewReader(must(json.Marshal(s.victim.EnrollRequest()))(t))))(t)
 			if tc.code != "" {
 				refused(t, a, 403, tc.code)
-				// The one-step enrolment gives the same refusal.
+				// The one-step enrolment refuses the machine with the same code.
 				refused(t, s.post(t, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)), 403, tc.code)
 			} else if e, err := s.victim.OpenEnrolled(a.Body); a.Status != 200 || err != nil || e.AK != nil {
 				t.Errorf("%d %v: %s", a.Status, err, brief.Of(e))
@@ -111,7 +111,7 @@ func (s *scene) ekHash(t testing.TB) store.Hash {
 	return sha256.Sum256(must(x509.MarshalPKIXPublicKey(s.victim.EK.Private.Public()))(t))
 }
 
-// The hub fetches no certificates for a stranger's first step.
+// The hub fetches no intermediate certificates for the first step, because anyone can send it.
 func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -126,8 +126,8 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
 		t.Errorf("what the second step may look up is refused by the first: %s %v", brief.Of(e), err)
 	}
-	// The first step names an EK that the hub cannot encrypt to. The hub answers with 4xx and not
-	// with 5xx.
+	// If the first step names an EK that the hub cannot encrypt to, the hub answers 4xx and not
+	// 5xx.
 	odd := *d
 	odd.EK = &fleet.Key{Public: must(tcg.ParsePublic(d.EK.Public.Raw))(t), Private: d.EK.Private}
 	odd.EK.Public.SymmetricBits = 192
@@ -138,8 +138,8 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	}
 }
 
-// The hub records each certificate that a first step issues. Such a certificate expires, and an AK
-// can have only one of them.
+// The hub records each certificate that it issues in a first step. Such a certificate expires, and
+// an AK can have only one of them.
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -164,7 +164,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); err != store.ErrNotFound {
 		t.Errorf("an AIK that nobody proved is in the registry: %v", err)
 	}
-	// A stranger invents many AKs for one EK. These AKs do not fill the hub's database, and do not
+	// If a stranger invents many AKs for one EK, they do not fill the hub's database, and do not
 	// prevent other devices from onboarding.
 	for range store.MaxIssuedPerEK + 2 {
 		spy := must(s.victim.WithNewIdentity())(t)
@@ -179,7 +179,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	if n := must(s.Store.ExpireIssuedAIKs(t.Context(), s.Now(), 1000))(t); n != store.MaxIssuedPerEK {
 		t.Errorf("%d rows", n)
 	}
-	// The certificate of the second step does not expire.
+	// The AIK certificate of an active enrolment does not expire.
 	pan := (&steps{scene: s}).pantacorToken(t, s.Owner)
 	must(s.victim.OnboardTwoStep(t.Context(), s.client, pan))(t)
 	aik := must(s.Store.AIK(t.Context(), s.victim.IAK.Name()))(t)
@@ -188,9 +188,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	}
 }
 
-// relay starts a rogue hub with another CA and name. The rogue hub forwards all requests to the
-// real hub. The function `change` may alter the bodies. The method returns the rogue hub's token
-// file.
+// relay starts a rogue hub with a different CA and name, which forwards all requests to the real
+// hub. The function `change` may alter their bodies. relay returns the rogue hub's token file.
 func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string, body []byte) []byte) *wire.TokenFile {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -219,8 +218,8 @@ func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string
 	return &rogue
 }
 
-// Attack: a rogue hub relays both steps of a device to the real hub, with a join token of an
-// account that the attacker has on the real hub. The real hub creates no device for this account.
+// Attack: a rogue hub relays both steps of a device's enrolment to the real hub, with a join token
+// of the attacker's account there. The real hub creates no device for this account.
 func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 	t.Parallel()
 	hubName := func(name *string) func(string, []byte) []byte {
@@ -282,9 +281,9 @@ func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 	}
 }
 
-// A device proves that its TPM opened the credential. The old form of this proof names no hub. The
-// hub accepts the old form only together with Pantacor's ownership proof. That ownership proof
-// requires a token for the two-step enrolment.
+// A device proves that its TPM decrypted the credential. The old form of this proof does not name
+// the hub, so the hub accepts it only together with Pantacor's ownership proof, which requires a
+// token for the two-step enrolment.
 func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -320,7 +319,7 @@ func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
 			s.boundNothing(t)
 		})
 	}
-	// The device uses an ordinary token, and both of its proofs name the hub.
+	// With an ordinary token, both proofs name the hub, and the hub accepts them.
 	must(fleet.ParseRegistered(s.send(t, "/register", must(s.victim.Registration(s.tok, keys, fleet.RegistrationChange{Extensions: signed(s.tok)}))(t))))(t)
 	// Pantacor's old form is accepted, with a note in the verdict.
 	other := s.device(t)

@@ -15,7 +15,7 @@ import (
 	"gangway/wire"
 )
 
-// WaitingView is a device that waits for its owner's decision, or that the owner denied.
+// WaitingView is a device that waits for its owner's decision, or that the owner has denied.
 type WaitingView struct {
 	ID       string      `json:"id"` // the id of the waiting device; the onboarded device has another id
 	Status   string      `json:"status"`
@@ -36,7 +36,7 @@ type WaitingView struct {
 }
 
 // viewWaiting converts a waiting device to its view. If the verdict cannot be parsed, the view has
-// a question that says so. So a single unreadable row does not make the whole list fail.
+// a question that says so, because one unreadable row must not make the whole list fail.
 func viewWaiting(w store.WaitingDevice) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),
@@ -72,7 +72,7 @@ func (s *Server) approve(w http.ResponseWriter, r *http.Request) error { return 
 func (s *Server) deny(w http.ResponseWriter, r *http.Request) error    { return s.decide(w, r, false) }
 
 // decide applies the owner's decision. The body may name the questions that the owner saw. If the
-// device's questions are different now, decide returns an error.
+// device's questions have changed since then, decide returns an error.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) error {
 	var body struct {
 		Questions []string `json:"questions"`
@@ -89,7 +89,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) er
 	return nil
 }
 
-// tellDecision reports a decision, which package onboard has recorded, to the open pages.
+// tellDecision notifies the open pages of a decision, which package onboard has recorded.
 func (s *Server) tellDecision(w store.WaitingDevice, approve bool) {
 	kind := "device.denied"
 	if approve {
@@ -109,7 +109,7 @@ func decisionError(err error) error {
 }
 
 // answerWaiting answers a waiting device with the first question that the owner must decide, and
-// with the time after which to retry.
+// the time after which to retry.
 func answerWaiting(w http.ResponseWriter, u *onboard.WaitingError) {
 	q := u.Questions[0]
 	seconds := int(math.Ceil(u.RetryAfter.Seconds()))

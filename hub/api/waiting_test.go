@@ -26,8 +26,8 @@ func (s *scene) uncertified(t testing.TB) *fleet.Device {
 	return must(s.victim.WithoutCertificate())(t)
 }
 
-// The function `waits` checks that an answer tells a machine to wait for a person's decision. The
-// open question must have the code `code`. The function returns the decoded answer.
+// The function `waits` checks that an answer tells a machine to wait for a person's decision about
+// the question with the code `code`. It returns the decoded answer.
 func waits(t testing.TB, a *fleet.Answer, code string) wire.Waiting {
 	t.Helper()
 	var w wire.Waiting
@@ -67,7 +67,7 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	if len(events) == 0 || events[0].Kind != "device.waiting" || !strings.Contains(events[0].Message, d.Serial) {
 		t.Fatalf("the owner got no event: %s", brief.Of(events))
 	}
-	// The device asks again, and nothing changes.
+	// If the device sends its request again, nothing changes.
 	waits(t, s.post(t, body), "ek-certificate-none")
 	if again := want[[]api.EventView](ada, "GET", "/events", nil, 200); len(again) != len(events) {
 		t.Errorf("%d events, then %d", len(events), len(again))
@@ -88,8 +88,8 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	}
 }
 
-// If a TPM has a certificate of an unknown maker, the machine waits for the owner, because anyone
-// can make such a certificate.
+// If a TPM has a certificate from an unknown maker, the machine waits for its owner's decision,
+// because anyone can make such a certificate.
 func TestUnknownMakersTPMWaits(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -101,7 +101,7 @@ func TestUnknownMakersTPMWaits(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// The approval of one machine's EK does not admit a machine with another EK.
+// The approval of one machine's EK does not admit a machine with a different EK.
 func TestApprovalIsOfOneEK(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -112,8 +112,8 @@ func TestApprovalIsOfOneEK(t *testing.T) {
 	waits(t, s.post(t, s.request(t, other)), "ek-certificate-none")
 }
 
-// An EK is public. If a stranger sends an approved EK but does not have its TPM, the stranger gets
-// a reply that only the approved TPM can open.
+// EKs are public. If a stranger sends an approved EK without having its TPM, the stranger gets a
+// reply that only the approved TPM can decrypt.
 func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -133,7 +133,7 @@ func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// If a device sends the EK certificate of another TPM, the hub refuses the device and does not ask
+// If a device sends the EK certificate of another TPM, the hub refuses the device without asking
 // the owner.
 func TestCertificateOfAnotherTPMIsNeverAQuestion(t *testing.T) {
 	t.Parallel()
@@ -156,15 +156,14 @@ func TestDeniedMachineStaysOut(t *testing.T) {
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	decide(ada, w.DeviceID, "deny", 200)
 	refused(t, s.post(t, s.request(t, d)), 403, onboard.CodeDenied)
-	// The owner has denied the machine. The denial also applies if the machine's evidence later
-	// raises other questions.
+	// The denial still applies if the machine's evidence changes.
 	refused(t, s.post(t, s.request(t, must(d.WithNewIdentity())(t))), 403, onboard.CodeDenied)
 	decide(ada, w.DeviceID, "approve", 200) // a person may change the decision
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner approves a machine, and denies it after the hub issued certificates. The machine cannot
-// activate these certificates.
+// If an owner approves a machine and denies it after the hub has issued its certificates, the
+// machine cannot activate them.
 func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -180,8 +179,8 @@ func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// After a device is deleted, the owner must approve the machine again, because the approval was for
-// the deleted device.
+// After a device was deleted, its owner must approve the machine again, because the approval was
+// for the deleted device.
 func TestDeletedDeviceMustBeApprovedAnew(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -205,8 +204,8 @@ func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
 		t.Fatalf("eve sees %s", brief.Of(list))
 	}
 	decide(p, w.DeviceID, "approve", 404)
-	// With Eve's token the same machine waits for Eve too. Eve's approval applies only to Eve's
-	// devices.
+	// With Eve's token, the same machine waits for Eve's decision too. Eve's approval is only for
+	// her own devices.
 	theirs := s.Token(t, eve, nil)
 	waits(t, s.post(t, must(d.Request(theirs, fleet.RequestChange{}))(t)), "ek-certificate-none")
 	decide(p, w.DeviceID, "approve", 200)
@@ -226,7 +225,7 @@ func TestFloodOfWaitingMachinesIsBounded(t *testing.T) {
 		}
 	}
 	refused(t, s.post(t, s.request(t, s.uncertified(t))), 403, onboard.CodeFull)
-	// A device that needs no decision is still accepted.
+	// The hub still accepts a device that needs no decision.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	s.Advance(2 * time.Hour)
 	waits(t, s.post(t, s.request(t, s.uncertified(t))), "ek-certificate-none")
@@ -239,7 +238,8 @@ func TestSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	s.Policy(t, store.HubWide, "version: 1\nsoftware_tpms: [Software Emulation]\n") // named by the TPM's model
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
-	// An owner's policy can only remove software TPMs from the list of the hub's policy.
+	// An owner's policy can shorten the list of software TPMs in the hub's policy, but cannot
+	// extend it.
 	s.Policy(t, s.Owner.ID, "version: 1\nsoftware_tpms: []\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	s.Policy(t, store.HubWide, "version: 1\n")
@@ -292,7 +292,7 @@ func TestRulesOfMakerModelAndFirmware(t *testing.T) {
 	}
 }
 
-// An owner's EK list accepts only the machines on the list.
+// With an owner's EK list, the hub accepts only the machines on that list.
 func TestEKListKeepsOthersOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -322,7 +322,7 @@ func TestListedEKNeedsNoApproval(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A serial number on the EK list counts only in a trusted certificate: anyone can make a
+// A serial number on the EK list counts only in a trusted certificate, because anyone can make a
 // certificate with that serial number.
 func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
 	t.Parallel()
@@ -335,7 +335,7 @@ func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
 	refused(t, s.post(t, s.request(t, d)), 403, "ek-unlisted")
 }
 
-// If the operator and the owner both have an EK list, an EK must be on both lists.
+// If both the operator and the owner have an EK list, an EK must be on both.
 func TestHubsAndOwnersEKListsBothCount(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -356,7 +356,7 @@ func TestHubsAndOwnersEKListsBothCount(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// If a policy cannot be read, no device is accepted.
+// If a policy cannot be read, the hub accepts no device.
 func TestUnreadablePolicyLetsNobodyIn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -367,8 +367,8 @@ func TestUnreadablePolicyLetsNobodyIn(t *testing.T) {
 	s.boundNothing(t)
 }
 
-// The owner's events name the machine and its join token. The events about a machine without an EK
-// certificate cannot name its TPM maker. They say that it has no certificate.
+// The owner's events name the machine and its join token. For a machine without an EK certificate,
+// they cannot name the TPM's maker, and say that there is no certificate.
 func TestEventsNameTheMachineAndItsToken(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

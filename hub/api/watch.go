@@ -8,15 +8,15 @@ import (
 	"gangway/hub/store"
 )
 
-// Kinds of the events about alarms. The event's code is the alarm's name.
+// Kinds of events about alarms. The code of such an event is the alarm's name.
 const (
 	alarmBegins = "alarm.begins"
 	alarmEnds   = "alarm.ends"
 )
 
-// watch takes a reading of the hub's values, and records which alarms began or ended. If there are
-// several replicas, only one of them does this. The reading has only this replica's disk and
-// certificates, and only the requests that this replica answered.
+// watch takes a reading of the hub's values, and records which alarms have begun or ended. If there
+// are several replicas, only one of them does this. Its reading covers only its own disk and
+// certificates, and only the requests that it answered itself.
 func (s *Server) watch(ctx context.Context) {
 	if err := s.scanTrust(ctx, scanInSweep); err != nil && !interrupted(ctx, err) {
 		s.log.Error("could not examine devices after a change of trust", "err", err)
