@@ -1,6 +1,10 @@
 package api
 
-import "testing"
+import (
+	"net/http"
+	"regexp"
+	"testing"
+)
 
 // Each name in the maps `essential` and `widened` is the name of a route. Without this test, nobody
 // would notice a misspelled name, whose entry would have no effect.
@@ -18,6 +22,24 @@ func TestTablesNameRoutes(t *testing.T) {
 		if !names[name] {
 			t.Errorf("widened names %s, which is not a route", name)
 		}
+	}
+}
+
+// Requests that end or remove something must work even when the disk is full: people need them to
+// make room, or to stop an intruder. A page sends them with POST, so the method does not show them.
+func TestRemovalsAreEssential(t *testing.T) {
+	ends := regexp.MustCompile(`/(delete|remove|clear|revoke|disable|cancel|deny|logout|sign-out|sessions)$`)
+	n := 0
+	for _, rt := range routes {
+		if rt.method != http.MethodPost || !ends.MatchString(rt.path) {
+			continue
+		}
+		if n++; !essential[rt.name()] {
+			t.Errorf("%s ends or removes something, but the hub refuses it when disk space is scarce", rt.name())
+		}
+	}
+	if n < 10 {
+		t.Errorf("only %d routes end or remove something", n)
 	}
 }
 

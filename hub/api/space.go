@@ -189,8 +189,12 @@ func allocateFile(path string, size int64) error {
 // devices and objects.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
+	"POST /auth/accounts/{id}/disable": true, "POST /auth/accounts/{id}/delete": true,
 	"POST /devices/{id}/deny":              true,
 	"POST /ui/onboard/tokens/{id}/disable": true, "POST /ui/onboard/tokens/{id}/delete": true,
+	"POST /ui/devices/{id}/delete": true, "POST /ui/devices/{id}/revisions/{rev}/cancel": true, "POST /ui/views/delete": true,
+	"POST /ui/settings/sessions": true, "POST /ui/settings/api-tokens/revoke": true, "POST /ui/settings/disable": true, "POST /ui/settings/delete": true,
+	"POST /ui/trust/eks/remove": true, "POST /ui/trust/eks/clear": true, "POST /ui/boots/key/{id}": true, "POST /ui/boots/manifest/{id}": true,
 }
 
 // essentialPatience is how long an essential request waits for a busy database.

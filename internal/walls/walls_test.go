@@ -68,7 +68,7 @@ func TestWallsSayWhatBreaksThem(t *testing.T) {
 		"the reverse":               {packages("gangway/hub/new gangway/device/agent"), "hub/ must not import device/"},
 		"by way of another":         {packages("gangway/device/new gangway/internal/shared", "gangway/internal/shared gangway/hub/store"), "gangway/device/new -> gangway/internal/shared -> gangway/hub/store"},
 		"a folder of a like name":   {packages("gangway/devices gangway/hub/store", "gangway/device/x gangway/hubtest"), ""},
-		"the hub and the image":     {packages("gangway/hub/build gangway/image/stick"), "image uses the device's on-disk formats"},
+		"the hub and the image":     {packages("gangway/hub/build gangway/image/stick"), "image, which uses the device's on-disk formats"},
 		"I/O in the shared formats": {packages("gangway/wire/new os"), "do no I/O"},
 		"I/O of the agent":          {packages("gangway/device/agent os"), ""},
 	} {
