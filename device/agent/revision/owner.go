@@ -16,13 +16,13 @@ import (
 	"gangway/wire/trail/sig"
 )
 
-// ownerRecord is the record that a device with pinned keys keeps about its owner's revisions. The
-// record is stored in a separate file, because a device that is onboarded again gets a new journal.
-// The file's name contains the pinned keys' name (sig.Keys.Name). So, if a person at the machine or
-// a new image pins other keys, the record for these keys is empty at first.
+// ownerRecord is what a device with pinned keys remembers about its owner's revisions. It is stored
+// in a file of its own, because a device that is onboarded again gets a new journal. The file's
+// name contains the name of the pinned keys (sig.Keys.Name). So if a person at the machine or a new
+// image pins other keys, the record for these keys is empty at first.
 type ownerRecord struct {
-	// Keys is the key file of an accepted revision that replaced the pinned keys. Empty: the pinned
-	// keys are in use.
+	// Keys is the key file of an accepted revision that replaced the pinned keys. If Keys is empty,
+	// the pinned keys are in use.
 	Keys string    `json:"keys,omitempty"`
 	Last *accepted `json:"last,omitempty"`
 }
@@ -31,8 +31,9 @@ type ownerRecord struct {
 type accepted struct {
 	Sequence uint64 `json:"sequence"`
 	State    string `json:"state"` // SHA-256 of the posted state's canonical form, with its signatures
-	// Keys is the key file that verified the revision. The device needs this file if a power cut
-	// interrupts a revision that replaces the keys: the new keys cannot verify that revision.
+	// Keys is the key file with which the revision was verified. The device needs it if a power cut
+	// interrupts the installation of a revision that replaces the keys, because the new keys cannot
+	// verify that revision.
 	Keys string `json:"keys"`
 }
 
