@@ -68,9 +68,9 @@ func openOwner(dir, device string, pinned *sig.Keys) (*owner, error) {
 	return o, nil
 }
 
-// parse parses the text of a state that the hub or the image offers. With pinned keys, the result
-// has only the content that the owner has signed. The caller must call the method `accept` before
-// it acts on the result. Without pinned keys, `signed` is nil.
+// parse parses the text of a state that the hub or the image offers. If the owner's keys are
+// pinned, the result contains only what the owner has signed, and the caller must call the method
+// `accept` before it acts on the result. Without pinned keys, `signed` is nil.
 func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 	if o == nil {
 		s, err = parseState(text)
@@ -106,8 +106,8 @@ func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 	return s, signed, nil
 }
 
-// accept records a revision's sequence number and new keys on the disk. Then the device refuses all
-// older revisions, even after a power cut.
+// accept records a revision's sequence number and new keys on the disk. From then on, the device
+// refuses all older revisions, even after a power cut.
 func (o *owner) accept(s *state, signed *sig.Signed) error {
 	if signed == nil || o.record.Last != nil && signed.Sequence <= o.record.Last.Sequence {
 		return nil
@@ -133,8 +133,8 @@ func (o *owner) accept(s *state, signed *sig.Signed) error {
 	return nil
 }
 
-// canonicalName returns the SHA-256 of a state's canonical form. White space and the order of
-// names, which a hub may change, do not affect this hash.
+// canonicalName returns the SHA-256 of a state's canonical form. A hub may change a state's white
+// space and the order of its names; such changes do not affect this hash.
 func canonicalName(s *trail.State) (string, error) {
 	b, err := s.Payload(func(string) bool { return true })
 	if err != nil {
