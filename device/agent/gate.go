@@ -48,7 +48,7 @@ func newGate(deviceID string, allow []string) (*gate, error) {
 	for _, route := range allow {
 		method, at, ok := strings.Cut(route, " ")
 		if !ok || method == "" || method != strings.ToUpper(method) || method == http.MethodConnect || !strings.HasPrefix(at, "/") {
-			return nil, fmt.Errorf("agent: the route %q is not a method and a path; write it as \"POST /device/secret\"", route)
+			return nil, fmt.Errorf("agent: the route %q is not a method and a path, such as \"POST /device/secret\"", route)
 		}
 		if err := g.add(route); err != nil {
 			return nil, err
@@ -90,10 +90,10 @@ func (n *refusal) write(w http.ResponseWriter) {
 }
 
 var (
-	noForward = &refusal{http.StatusBadRequest, "proxy-forward", "The proxy forwards to the hub only, not to other hosts.", "Request a path, such as /device, at the proxy's own address."}
+	noForward = &refusal{http.StatusBadRequest, "proxy-forward", "The proxy forwards requests only to the hub, not to other hosts.", "Request a path, such as /device, at the proxy's own address."}
 	noHost    = &refusal{http.StatusForbidden, "proxy-host", "The Host header names another host.", "Use localhost, 127.0.0.1 or [::1] in the address."}
 	noBrowser = &refusal{http.StatusForbidden, "proxy-browser", "The request comes from a web page.", "Only local programs may use the proxy."}
-	noToken   = &refusal{http.StatusUnauthorized, "proxy-token", "The proxy's token is missing or wrong.", "Send 'Authorization: Bearer' and the content of the token file, which changes at each start."}
+	noToken   = &refusal{http.StatusUnauthorized, "proxy-token", "The proxy's token is missing or wrong.", "Send the header 'Authorization: Bearer TOKEN'. TOKEN is the content of the token file, which changes each time that the proxy starts."}
 	noUpgrade = &refusal{http.StatusBadRequest, "proxy-upgrade", "The proxy does not support protocol upgrades.", "Send the request without the Upgrade header."}
 	noPath    = &refusal{http.StatusBadRequest, "proxy-path", "The path is not in its canonical form.", "Send a path without '//', '.', '..' and percent signs."}
 	noRoute   = &refusal{http.StatusForbidden, "proxy-route", "The proxy does not forward this route.", "The proxy forwards only the device's own API; to add a route, use 'gangway-agent proxy --allow'."}

@@ -97,7 +97,7 @@ func (c *console) confirmed(ctx context.Context, key rune, done string, do func(
 
 func (c *console) askRestart(ctx context.Context) {
 	c.modal = &question{
-		rows: []row{para(strong, "Restart this machine?"), blank, para(plain, "All programs on the machine end. The restart takes a minute or two."), blank, para(plain, "To restart the machine, type yes and press Enter.")},
+		rows: []row{para(strong, "Restart this machine?"), blank, para(plain, "This stops all programs on the machine. The restart takes a minute or two."), blank, para(plain, "To restart the machine, type yes and press Enter.")},
 		want: "yes", yes: func() { c.confirmed(ctx, 'r', "The machine restarts.", c.cfg.Machine.Restart) },
 	}
 }

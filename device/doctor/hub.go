@@ -68,7 +68,7 @@ func (e *exam) checkVariables() []Finding {
 	}
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} {
 		if e.getenv(name) != "" {
-			return []Finding{{Code: "proxy-variable", Severity: Note, Fact: "The variable " + name + " is set, and the agent does not use it.",
+			return []Finding{{Code: "proxy-variable", Severity: Note, Fact: "The variable " + name + " is set, but the agent does not use it.",
 				Cause: "The agent ignores proxies in the environment, so that a variable cannot redirect the device.", Remedy: "If the hub is behind that proxy: --proxy \"$" + name + "\"."}}
 		}
 	}
