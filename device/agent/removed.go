@@ -89,8 +89,8 @@ func removal(err error) string {
 //
 //   - If the owner deleted the device, only a person at the machine can make it onboard again
 //     (Config.Again).
-//   - In the other cases, nobody removed the device on purpose. If it has a join token, it may onboard
-//     again, at most once a day.
+//   - In the other cases, nobody removed the device on purpose. If it has a join token, it may
+//     onboard again, at most once a day.
 //   - If `claims` is true, the machine may onboard: its disk has no data of a former owner that a
 //     new owner could read. For the same reason, a machine that was onboarded before must not show
 //     a claim code.

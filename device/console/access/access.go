@@ -66,8 +66,9 @@ const (
 // owner has not set a level.
 //
 //   - If the machine has no owner, the level is Full, because nobody's data needs protection.
-//   - Otherwise, if the owner has not set a level, the level is On. With On, the console cannot wipe the
-//     machine. So a person at the serial port cannot take the machine from its owner.
+//   - Otherwise, if the owner has not set a level, the level is On. With On, the
+//     console cannot wipe the machine, so a person at the serial port cannot take the machine from
+//     its owner.
 //   - If the owner's setting is an unknown word, the level is Read, because the owner wanted a
 //     limit.
 func Effective(limit Level, whose Ownership, meta string) Level {
