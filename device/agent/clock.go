@@ -9,24 +9,25 @@ import (
 	"time"
 )
 
-// A machine may have no clock, or a wrong clock. A clock with a flat battery shows 1970. The clock
-// of a new board shows the day of the firmware's build, or 2099. Nevertheless, the machine must
-// verify the hub's certificate, which is valid only between two dates.
+// A machine may have no clock, or one that is wrong: a clock with a flat battery shows 1970, and
+// the clock of a new board shows the day on which the firmware was built, or 2099. Nevertheless,
+// the machine must verify the hub's certificate, which is valid only between two dates.
 //
 // Two facts are certain: the present is after the notBefore date of the hub's CA certificate, which
-// the device trusts, and after the notBefore date of any certificate that this CA has signed. So
-// if the clock is before one of these dates, or decades ahead of them, the verification uses the
-// later date instead. If the clock is plausible, the verification uses the clock's time, and
-// refuses a certificate that has expired at that time.
+// the device trusts, and after the notBefore date of any certificate that this CA has signed. So if
+// the clock is before one of these dates, or decades ahead of the first, the verification uses the
+// later of the two dates instead. If the clock is plausible, the verification uses the clock's
+// time, and refuses a certificate that has expired at that time.
 
-// hubLife is the longest expected time between the creation of a hub's CA and a request. A clock
-// that says more than hubLife after that creation is not plausible.
+// hubLife is the longest time for which a hub is expected to be in use after its CA was created. A
+// clock that is more than hubLife ahead of the creation of the CA is not plausible.
 const hubLife = 20 * 365 * 24 * time.Hour
 
 // slack is how far the machine's clock may be behind the hub's clock before the agent sets it.
 const slack = 2 * time.Minute
 
-// The function `plausible` reports whether the clock may be right, judging by the CA certificates.
+// The function `plausible` reports whether the time `now` on the machine's clock may be right,
+// judging by the hub's CA certificates.
 func plausible(now time.Time, roots []*x509.Certificate) bool {
 	from := madeAt(roots)
 	return !now.Before(from) && now.Before(from.Add(hubLife))
@@ -42,8 +43,8 @@ func madeAt(roots []*x509.Certificate) (at time.Time) {
 	return at
 }
 
-// verifyAt returns the time at which a chain's certificates must be valid: the time `now` or, if
-// `now` cannot be right, a corrected time.
+// verifyAt returns the time for which a certificate chain must be verified: `now` or, if `now`
+// cannot be right, the earliest time that is possible given the certificates.
 func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 	if !plausible(now, roots) {
 		now = madeAt(roots)

@@ -78,8 +78,8 @@ func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *ht
 }
 
 // The method `ask` sends a request to the hub at `url` from a machine whose clock shows `clock`. It
-// returns the time to which the hub's answer set the clock. The result is zero if the answer did
-// not set the clock.
+// returns the time to which the agent set the clock because of the hub's answer, or the zero time
+// if the agent did not set the clock.
 func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	ca.t.Helper()
 	h, err := newHub(newAddresses([]string{url}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), nil)
@@ -123,10 +123,10 @@ func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 	}
 }
 
-// If the machine's clock is plausible, the machine refuses an expired certificate of the hub. If
-// the clock is clearly wrong, the machine does not compare the clock with the certificate's dates.
-// With any clock, the machine refuses a certificate from another CA, for another host or for a
-// client.
+// If the machine's clock is plausible, the machine refuses a hub certificate that has expired. If
+// the clock is clearly wrong, the machine does not compare it with the certificate's dates.
+// Whatever the clock shows, the machine refuses a certificate that another CA issued, or that is
+// for another host or for a client.
 func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	t.Parallel()
 	ca, other := newTestCA(t), newTestCA(t)
@@ -154,7 +154,7 @@ func TestWrongClockExcusesNothingButDates(t *testing.T) {
 
 // Attack: a thief has an old certificate of the hub, with its key, and answers the machine's
 // requests. These answers cannot set a plausible clock back, and cannot set any clock to a date
-// after the end of the certificate.
+// after the certificate's expiry.
 func TestStolenCertificateSetsNoClockBackOrBeyondIt(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

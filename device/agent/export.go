@@ -57,11 +57,11 @@ type Exported struct {
 	Removed int    `json:"removed,omitempty"` // number of removed persistent handles
 }
 
-// Export makes the device's identity usable for programs with OpenSSL's TPM provider. Export stores
-// the IDevID key at a persistent handle of the TPM and writes files that refer to this handle.
-// Export does not write a TSS2 PRIVATE KEY file, because such a file contains the key's encrypted
-// private part. The IDevID key is a primary key, and a TPM never outputs the private part of a
-// primary key.
+// Export makes the device's identity usable by programs that use OpenSSL's TPM provider. Export
+// stores the IDevID key at a persistent handle of the TPM and writes files that refer to this
+// handle. Export does not write a TSS2 PRIVATE KEY file, because such a file contains the key's
+// encrypted private part. The IDevID key is a primary key, and a TPM never outputs the private part
+// of a primary key.
 //
 // Export does not lock the state folder, so the agent may run at the same time.
 func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {

@@ -166,7 +166,8 @@ func (f *fakeTPM) liftLockout(context.Context) (bool, error) {
 
 func (f *fakeTPM) Close() error { return nil }
 
-// fakeHub is a hub that accepts every device without a check. A test can replace its answers.
+// fakeHub is a hub that accepts every device without checking it. A test can replace any of its
+// answers.
 type fakeHub struct {
 	t      *testing.T
 	ca     *testCA
@@ -195,7 +196,8 @@ func newFakeHub(t *testing.T) *fakeHub {
 	return fakeHubOf(t, newTestCA(t))
 }
 
-// fakeHubOf starts a fake hub with this CA. Two fake hubs with one CA are two addresses of one hub.
+// fakeHubOf starts a fake hub with the given CA. Two fake hubs with the same CA stand for two
+// addresses of one hub.
 func fakeHubOf(t *testing.T, ca *testCA) *fakeHub {
 	t.Helper()
 	sum := sha256.Sum256(ca.cert.RawSubjectPublicKeyInfo)
@@ -236,8 +238,8 @@ func (h *fakeHub) file() *wire.HubFile {
 	return &wire.HubFile{Hub: h.server.URL, HubName: h.name, HubCA: h.caPEM()}
 }
 
-// The method `refuse` makes the hub refuse the next `n` requests of the kind `request` ("METHOD
-// /path"). If `n` is 0, the hub refuses all such requests.
+// The method `refuse` makes the hub refuse the next `n` requests with the method and path in
+// `request` ("METHOD /path"). If `n` is 0, the hub refuses all such requests.
 func (h *fakeHub) refuse(request string, n, status int, code string, more ...string) {
 	text := fmt.Sprintf(`{"code":%d,"error":%q,"msg":"No.","hint":"Look."%s}`, status, code, strings.Join(more, ""))
 	h.answer(request, n, status, text)
@@ -255,7 +257,7 @@ func (h *fakeHub) answer(request string, n, status int, text string) {
 	}
 }
 
-// count returns how many requests of this kind ("METHOD /path") the hub got.
+// count returns how many requests with this method and path ("METHOD /path") the hub received.
 func (h *fakeHub) count(request string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -436,7 +438,7 @@ func (m *testMachine) agent(cfg Config) *Agent {
 	return a
 }
 
-// The method `onboard` onboards the machine, and then unlocks the machine's state folder.
+// The method `onboard` onboards the machine, and then releases the lock of its state folder.
 func (m *testMachine) onboard(cfg Config) (*State, error) {
 	m.t.Helper()
 	a := m.agent(cfg)

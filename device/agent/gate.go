@@ -20,9 +20,9 @@ type gate struct {
 	guarded  bool     // requests must have the bearer token
 }
 
-// deviceRoutes are the routes for the device's own record, trail, objects and logs. %s stands for
-// the device's id. The list leaves out onboarding, activation, boot measurements, and every route
-// that returns secrets, tokens or sessions.
+// deviceRoutes are the hub's routes for the device's own record, trail, objects and logs. %s stands
+// for the device's id. The list does not include onboarding, activation, boot measurements, and
+// every route that returns secrets, tokens or sessions.
 var deviceRoutes = []string{
 	"GET /healthz", "GET /readyz",
 	"GET /device", "PATCH /device/meta",
@@ -37,7 +37,7 @@ var deviceRoutes = []string{
 }
 
 // newGate returns a gate that forwards requests for deviceRoutes and for the routes in `allow`.
-// Each route in `allow` is a pattern of http.ServeMux with a method: "POST /device/secret".
+// Each route in `allow` is a pattern of http.ServeMux with a method, such as "POST /device/secret".
 func newGate(deviceID string, allow []string) (*gate, error) {
 	g := &gate{routes: http.NewServeMux()}
 	for _, route := range deviceRoutes {
@@ -48,7 +48,7 @@ func newGate(deviceID string, allow []string) (*gate, error) {
 	for _, route := range allow {
 		method, at, ok := strings.Cut(route, " ")
 		if !ok || method == "" || method != strings.ToUpper(method) || method == http.MethodConnect || !strings.HasPrefix(at, "/") {
-			return nil, fmt.Errorf("agent: the route %q is not a method and a path; write it as \"POST /device/secret\"", route)
+			return nil, fmt.Errorf("agent: the route %q is not a method and a path, such as \"POST /device/secret\"", route)
 		}
 		if err := g.add(route); err != nil {
 			return nil, err
@@ -57,7 +57,8 @@ func newGate(deviceID string, allow []string) (*gate, error) {
 	return g, nil
 }
 
-// add allows a route. If the pattern is malformed, add returns ServeMux's panic as an error.
+// add allows a route. ServeMux panics if the pattern is malformed; add returns that panic as an
+// error.
 func (g *gate) add(route string) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -68,10 +69,11 @@ func (g *gate) add(route string) (err error) {
 	return nil
 }
 
-// guard makes the gate require a bearer token.
+// guard makes the gate require this bearer token in every request.
 func (g *gate) guard(token string) { g.token, g.guarded = sha256.Sum256([]byte(token)), true }
 
-// refusal is the proxy's own refusal of a request. It has the JSON fields of the hub's refusals.
+// refusal is the answer to a request that the proxy itself refuses. It has the same form as the
+// hub's refusals.
 type refusal struct {
 	Status int    `json:"code"`
 	Code   string `json:"error"`
@@ -88,10 +90,10 @@ func (n *refusal) write(w http.ResponseWriter) {
 }
 
 var (
-	noForward = &refusal{http.StatusBadRequest, "proxy-forward", "The proxy forwards to the hub only, not to other hosts.", "Request a path, such as /device, at the proxy's own address."}
+	noForward = &refusal{http.StatusBadRequest, "proxy-forward", "The proxy forwards requests only to the hub, not to other hosts.", "Request a path, such as /device, at the proxy's own address."}
 	noHost    = &refusal{http.StatusForbidden, "proxy-host", "The Host header names another host.", "Use localhost, 127.0.0.1 or [::1] in the address."}
 	noBrowser = &refusal{http.StatusForbidden, "proxy-browser", "The request comes from a web page.", "Only local programs may use the proxy."}
-	noToken   = &refusal{http.StatusUnauthorized, "proxy-token", "The proxy's token is missing or wrong.", "Send 'Authorization: Bearer' and the content of the token file, which changes at each start."}
+	noToken   = &refusal{http.StatusUnauthorized, "proxy-token", "The proxy's token is missing or wrong.", "Send the header 'Authorization: Bearer TOKEN'. TOKEN is the content of the token file, which changes each time that the proxy starts."}
 	noUpgrade = &refusal{http.StatusBadRequest, "proxy-upgrade", "The proxy does not support protocol upgrades.", "Send the request without the Upgrade header."}
 	noPath    = &refusal{http.StatusBadRequest, "proxy-path", "The path is not in its canonical form.", "Send a path without '//', '.', '..' and percent signs."}
 	noRoute   = &refusal{http.StatusForbidden, "proxy-route", "The proxy does not forward this route.", "The proxy forwards only the device's own API; to add a route, use 'gangway-agent proxy --allow'."}
@@ -162,16 +164,16 @@ func (g *gate) hasToken(values []string) bool {
 	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(hash[:], g.token[:]) == 1
 }
 
-// plainPath reports whether the path has no "." or ".." elements and no empty elements. Servers
-// could disagree about the meaning of a path with such elements.
+// plainPath reports whether the path has no "." or ".." elements and no empty elements. Two servers
+// could interpret a path with such elements differently.
 func plainPath(p string) bool {
 	clean := path.Clean(p)
 	return p == clean || p == clean+"/"
 }
 
 // forwardedHeaders are the request headers that the hub's API uses. The proxy forwards no other
-// header. With other headers, a local program could sign in as somebody else, or pretend to be a
-// proxy in front of the hub.
+// header, because with other headers a local program could sign in as somebody else, or pretend to
+// be a proxy in front of the hub.
 var forwardedHeaders = []string{
 	"Accept", "Accept-Encoding", "Cache-Control", "Content-Encoding", "Content-Language", "Content-Type",
 	"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range", "User-Agent",

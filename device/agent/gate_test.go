@@ -165,8 +165,8 @@ func TestProxySocketBelongsToItsOwner(t *testing.T) {
 	if _, err := (&ProxyConfig{Unix: at}).listen(); err == nil {
 		t.Error("a file was replaced by a socket")
 	}
-	// A killed proxy leaves its socket's file on the disk. The next proxy replaces this file,
-	// because no program listens on the socket.
+	// A proxy that was killed leaves the file of its socket on the disk. The next proxy replaces
+	// this file, because no program listens on the socket any more.
 	os.Remove(at)
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
 	if err != nil {

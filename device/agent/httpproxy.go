@@ -18,7 +18,7 @@ import (
 )
 
 // HTTPProxy is the HTTP proxy for connections to the hub. The agent uses CONNECT (RFC 9110, 9.3.6),
-// so the TLS connection is between the agent and the hub. The proxy learns the hub's address, but
+// so the TLS connection is between the agent and the hub: the proxy learns the hub's address but
 // cannot read the data. A nil *HTTPProxy means a direct connection. The environment variable
 // HTTPS_PROXY is ignored.
 type HTTPProxy struct {
@@ -26,7 +26,7 @@ type HTTPProxy struct {
 	CA  []*x509.Certificate // the CA of a proxy with an https URL; trusted only for the proxy's certificate
 }
 
-// Limits for a connection through a proxy.
+// Limits that apply while the agent connects through a proxy.
 const (
 	proxyDialTime = 10 * time.Second
 	connectTime   = 20 * time.Second // for TLS with the proxy and the proxy's answer together
@@ -46,9 +46,9 @@ func (p *HTTPProxy) fails(err error, format string, args ...any) error {
 	return &proxyError{fmt.Sprintf("the proxy %s %s", netfile.Mask(p.URL), fmt.Sprintf(format, args...)), err}
 }
 
-// dial connects to an address, through the proxy if p is not nil. `now` returns the machine's
-// time. If this time cannot be right, verifyAt corrects it before dial checks the dates of the
-// proxy's certificate.
+// dial connects to an address, through the proxy if p is not nil. `now` returns the time on the
+// machine's clock. If this time cannot be right, the dates of the proxy's certificate are checked
+// at the time that verifyAt returns.
 func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func() time.Time) (net.Conn, error) {
 	d := &net.Dialer{Timeout: proxyDialTime}
 	if p == nil {
@@ -146,8 +146,8 @@ func (i *intercepted) Error() string {
 
 func (i *intercepted) Unwrap() error { return i.err }
 
-// interception returns an *intercepted if the connection goes through a proxy and err says that the
-// hub's certificate is from an unknown CA. Otherwise it returns err unchanged.
+// interception returns an *intercepted error if the connection goes through a proxy and err says
+// that an unknown CA issued the hub's certificate. Otherwise it returns err unchanged.
 func (p *HTTPProxy) interception(host string, err error) error {
 	var wrong *tls.CertificateVerificationError
 	unknown := x509.UnknownAuthorityError{}

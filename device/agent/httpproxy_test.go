@@ -84,8 +84,8 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 }
 
 // The agent refuses a proxy that intercepts the agent's TLS connection to the hub. In the first
-// case, an unknown CA signed the proxy's certificate for the hub's name. In the second case, the
-// settings trust this CA for the proxy.
+// case, the proxy's certificate for the hub's name is from an unknown CA. In the second case, it is
+// from a CA that the network settings trust, but only for connections to the proxy.
 func TestInterceptingProxyIsRefused(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "inspection")

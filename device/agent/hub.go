@@ -50,9 +50,9 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// The method `as` closes the connections of h. Then it returns a new client of the same hub, which
-// uses the client certificate `idevid`. The hub has the certificate of the issuer, so the new
-// client sends only `idevid`.
+// The method `as` closes the connections of h and returns a new client of the same hub, which uses
+// the client certificate `idevid`. The new client sends no intermediate certificate, because the
+// hub has the certificate of the CA that issued `idevid`.
 func (h *hub) as(idevid *x509.Certificate, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
@@ -65,7 +65,7 @@ func (h *hub) dial(ctx context.Context, network, address string) (net.Conn, erro
 	return h.proxy.dial(ctx, network, address, h.now)
 }
 
-// connectAs sets the client certificate of later connections. Nil means no client certificate.
+// connectAs sets the client certificate that later connections use. If cert is nil, they use none.
 func (h *hub) connectAs(cert *tls.Certificate) {
 	h.http = addressed{at: h.at, make: func(url string) *http.Client { return h.newClient(url, cert) }}
 }
@@ -116,12 +116,13 @@ const maxAnswer = 1 << 20
 // 200. If the owner has not yet decided about the device, the error is a *waitingAnswer. For any
 // other answer, the error is a *Refused.
 //
-// A *Refused can have a time in its field `retryAfter`. During that time, doWithin sends no other
-// request with the same method and path. Instead, it returns the same *Refused again.
+// If the hub's answer says when to try again, that time is in the field `retryAfter` of the
+// *Refused. Until then, doWithin sends no other request with the same method and path, and returns
+// the same *Refused instead.
 //
-// If doWithin cannot connect to the address in use, it tries the hub's other addresses without a
-// pause. If a connection breaks, doWithin returns the error, and the next request begins with
-// another address.
+// If doWithin cannot connect to the current address of the hub, it immediately tries the hub's
+// other addresses. If a connection breaks, doWithin returns the error, and the next request starts
+// with another address.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	if r := h.at.held(method, path); r != nil {
 		return nil, r
@@ -191,12 +192,12 @@ func refused(resp *http.Response, body []byte) *Refused {
 	return r
 }
 
-// maxRetryAfter is the longest time for which the hub, or a proxy in front of the hub, can stop the
-// agent's requests.
+// maxRetryAfter is the longest time for which the agent obeys a Retry-After header of the hub, or
+// of a proxy in front of the hub.
 const maxRetryAfter = 30 * time.Minute
 
-// retryAfter returns the time in a Retry-After header. It returns 0 if there is no such header, or
-// if the header is not a number of seconds.
+// retryAfter returns the time in a Retry-After header, or 0 if there is no such header or its value
+// is not a number of seconds.
 func retryAfter(h http.Header) time.Duration {
 	seconds, err := strconv.Atoi(strings.TrimSpace(h.Get("Retry-After")))
 	if err != nil || seconds <= 0 {
@@ -230,8 +231,8 @@ type deviceView struct {
 }
 
 // The method `activate` sends the activation proof on a connection with the IDevID certificate. The
-// proof depends on a value of the TLS connection. So activate makes the body when the connection
-// exists, just before it sends the request.
+// proof is bound to the TLS connection, so activate can make the request's body only when the
+// connection exists, just before it sends the request.
 func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d *deviceView) error {
 	proof := &proofBody{keys: keys, certHash: certHash}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -250,8 +251,8 @@ func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d
 	return nil
 }
 
-// proofBody is the body of an activation request. Its method bind makes the proof for one TLS
-// connection.
+// proofBody is the body of an activation request. Its method `bind` makes the activation proof for
+// the TLS connection over which the request is sent.
 type proofBody struct {
 	keys     wire.Keys
 	certHash [32]byte
@@ -296,7 +297,7 @@ const (
 	lastWait  = time.Minute
 )
 
-// retry calls `try` again until `try` succeeds, ctx ends, or the hub refuses permanently. retry
+// retry calls `try`, with pauses, until it succeeds, ctx ends, or the hub refuses permanently. It
 // returns the last error.
 func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) error {
 	wait := cmp.Or(a.cfg.pause, firstWait)
@@ -312,8 +313,8 @@ func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) erro
 		}
 		if u := (*waitingAnswer)(nil); errors.As(err, &u) {
 			pause = u.retryAfter()
-			// The agent may wait for days, and the hub's answer has the same sentence each time.
-			// setWaiting reports the sentence only once.
+			// The agent may wait for days, and the hub answers with the same sentence each time.
+			// setWaiting reports it only once.
 			a.setWaiting(u.Error())
 		} else {
 			a.setWaiting(fmt.Sprintf("Waiting for the hub at %s (%s). Retrying in %s.", asked, describe(err), pause.Round(100*time.Millisecond)))
@@ -369,7 +370,8 @@ func describe(err error) string {
 	var host x509.HostnameError
 	var dns *net.DNSError
 	var op *net.OpError
-	// crypto/tls turns the signer's error into text, so only the text can be examined.
+	// crypto/tls turns the signer's error into text, so the error can only be recognised by its
+	// text.
 	_, unsigned, failed := strings.Cut(err.Error(), "failed to sign handshake: ")
 	var proxy *proxyError
 	var opened *intercepted

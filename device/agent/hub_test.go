@@ -86,9 +86,9 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	}
 }
 
-// An overloaded hub refuses requests, and tells the agent when to try again. The agent waits for
-// that time and for a random additional time before it sends the same request again. If the method
-// `send` is called earlier for the same request, it fails, and the hub gets no request.
+// An overloaded hub refuses requests and tells the agent when to try again. Before the agent sends
+// the same request again, it waits for that time plus a random additional time. If a test calls
+// `send` earlier for the same request, the call fails and the hub gets no request.
 func TestAgentObeysRetryAfter(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)

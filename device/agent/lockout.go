@@ -13,12 +13,12 @@ import (
 // lockout has ended.
 const lockoutPoll = 30 * time.Second
 
-// waitOutLockout calls `use`, and calls it again while a TPM lockout makes `use` fail. If the TPM's
-// lockout hierarchy has no password, waitOutLockout lifts the lockout once. If the hierarchy has a
-// password, waitOutLockout waits until the lockout ends. Most TPMs do not need waitOutLockout,
-// because package identity uses the keys in a way that a lockout does not affect. There are two
-// exceptions: some TPMs refuse the keys nevertheless, and some EK certificates are in NV indices
-// with dictionary attack protection.
+// waitOutLockout calls `use`, and calls it again for as long as a TPM lockout makes it fail. If the
+// TPM's lockout hierarchy has no password, waitOutLockout lifts the lockout once. Otherwise it
+// waits until the lockout ends. With most TPMs, a lockout never makes `use` fail, because package
+// identity uses the keys in a way that a lockout does not affect. There are two exceptions: some
+// TPMs refuse to use the keys nevertheless, and some EK certificates are in NV indices with
+// dictionary attack protection.
 func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) error {
 	err, waited := a.liftLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
@@ -58,7 +58,8 @@ func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 }
 
 // awaitUnlocked waits until the TPM reports that the lockout has ended. If the TPM reports no
-// lockout although it has just refused a command, awaitUnlocked waits for one interval.
+// lockout although it has just refused a command because of one, awaitUnlocked waits for one poll
+// interval.
 func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 	for {
 		s, err := t.readLockout(ctx)

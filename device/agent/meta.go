@@ -30,7 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The method `meta` returns the keys and values of a report, the device-meta. Keys that begin with
+// The method `meta` returns the device-meta that the agent reports to the hub. Keys that begin with
 // "gangway." are the agent's own. The other keys are Pantavisor's and have the same meaning as in
 // Pantavisor. meta leaves out "pantavisor.version", because this agent is not Pantavisor.
 func (a *Agent) meta(s *session, follower *revision.Follower) map[string]any {
@@ -100,7 +100,7 @@ func readReport(path string) (string, error) {
 	return string(b), err
 }
 
-// pantahubState returns Pantavisor's word for a revision follower's phase.
+// pantahubState returns Pantavisor's name for a phase of the revision follower.
 func pantahubState(phase string) string {
 	switch phase {
 	case "queued":
@@ -210,8 +210,8 @@ const userMetaFile = "user-meta.json"
 // maxUserMeta is the hub's limit for user-meta, plus one byte for a newline.
 const maxUserMeta = 256<<10 + 1
 
-// watchUserMeta writes the user-meta to a file after each change by the owner. It calls the hook at
-// the start and after each change.
+// watchUserMeta writes the user-meta to a file whenever the owner has changed it. It calls the hook
+// at the start and after each change.
 func (a *Agent) watchUserMeta(ctx context.Context, s *session) error {
 	delivered := false
 	complained := ""

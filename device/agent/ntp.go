@@ -12,11 +12,12 @@ import (
 	"gangway/device/agent/sntp"
 )
 
-// A time server's answer is not authenticated. So the agent limits how far the answers can change a
-// plausible clock: to at most ntpMost from the base. The base is the last value that the hub set,
-// or that corrected a clearly wrong clock. Without such a value, the base is the clock's value at
-// the agent's start. With this limit, forged answers cannot make a certificate valid again that
-// expired long ago. If the clock is clearly wrong, any answer of a time server may set it.
+// The answer of a time server is not authenticated. So the agent limits how far such answers can
+// move a plausible clock: to at most ntpMost from a base, which is the last value to which the hub
+// set the clock or to which a clearly wrong clock was corrected. Without such a value, the base is
+// the clock's value when the agent started. Because of this limit, forged answers cannot make a
+// certificate valid again that expired long ago. If the clock is clearly wrong, the answer of any
+// time server may set it.
 const (
 	ntpMost  = 24 * time.Hour
 	ntpFirst = 2 * time.Second // time to wait for each server before the agent asks the hub
@@ -36,9 +37,10 @@ type timeKeeper struct {
 	now     func() time.Time
 
 	mu sync.Mutex
-	// base is the last value that the hub set, or that corrected a clearly wrong clock. Without
-	// such a value, base is the clock's value at the agent's start. `since` is the moment when
-	// `base` was set. It contains Go's monotonic time, which does not change with the clock.
+	// base is the last value to which the hub set the clock, or to which a clearly wrong clock was
+	// corrected. Without such a value, base is the clock's value when the agent started. `since` is
+	// the moment when `base` was set. It contains Go's monotonic time, which does not change with
+	// the clock.
 	base  time.Time
 	since time.Time
 	said  string // the last failure that `complain` reported; empty after a success
@@ -61,7 +63,7 @@ func (k *timeKeeper) rebase(is time.Time) {
 }
 
 // The method `ask` asks the servers in order until one of them answers, and sets the clock from
-// that answer. It waits for each server for at most the time `wait`.
+// that answer. It waits at most `wait` for each server.
 func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.Certificate) error {
 	var errs []error
 	for _, server := range k.servers {

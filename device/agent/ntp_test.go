@@ -8,8 +8,8 @@ import (
 )
 
 // Attack: time servers send forged answers, to make a certificate valid again that expired long
-// ago. Many answers together change a plausible clock by at most a day. If the clock is clearly
-// wrong, a time server's answer sets it.
+// ago. Any number of answers can move a plausible clock by at most a day in total. If the clock is
+// clearly wrong, a time server's answer sets it.
 func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

@@ -7,9 +7,9 @@ import (
 	"gangway/wire"
 )
 
-// The hub's answers can name, in a header, the URL of the hub's web pages. A claim link begins with
-// the URL from the last answer or, if that answer has no such header, with the hub's address. The
-// agent ignores a URL that is not https, because people open the link in a browser.
+// The hub's answers can contain a header with the URL of the hub's web pages. A claim link begins
+// with the URL from the hub's last answer or, if that answer has no such header, with the hub's
+// address. The agent ignores a URL that is not https, because people open the link in a browser.
 func TestClaimLinkLeadsToTheHubsPages(t *testing.T) {
 	at := newAddresses([]string{"https://hub.example:12443"}, "https://hub.example:12443")
 	for _, one := range []struct{ named, want string }{

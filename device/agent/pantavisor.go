@@ -43,8 +43,9 @@ var olderKeys = map[string]string{
 	"creds.host": keyHost, "creds.port": keyPort, "creds.id": keyID, "creds.prn": keyPRN, "creds.secret": keySecret,
 }
 
-// The forms that the hub's values must have before they are written into a line of Pantavisor's
-// file. No value of these forms can end its line or begin another line.
+// These patterns are the forms that the hub's values must have before they are written into a line
+// of Pantavisor's file. A value that matches its pattern can neither end the line nor begin another
+// one.
 var (
 	prnForm    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^prn:::devices:/[0-9a-f]{24}$`) })
 	secretForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9+/=_-]{16,200}$`) })
@@ -107,8 +108,8 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	return nil
 }
 
-// The method `credentials` returns `c` with the credentials from `raw`, the hub's answer to POST
-// /device/secret.
+// The method `credentials` returns a copy of `c` with the credentials from `raw`, the hub's answer
+// to POST /device/secret.
 func (c config) credentials(raw []byte, address, device string) (config, error) {
 	var answer struct {
 		PRN    string `json:"prn"`
@@ -127,7 +128,7 @@ func (c config) credentials(raw []byte, address, device string) (config, error) 
 	return c.with(keyHost, host).with(keyPort, port).with(keyID, device).with(keyPRN, answer.PRN).with(keySecret, answer.Secret), nil
 }
 
-// keepSecret asks the hub to extend the validity of a secret. `kept` is false if the hub does not
+// keepSecret asks the hub to renew a secret of this device. `kept` is false if the hub does not
 // know the secret.
 func (s *session) keepSecret(ctx context.Context, secret string) (kept bool, err error) {
 	body, err := json.Marshal(map[string]string{"secret": secret})
@@ -142,9 +143,9 @@ func (s *session) keepSecret(ctx context.Context, secret string) (kept bool, err
 	return err == nil, err
 }
 
-// KeepPantavisor extends the validity of the secret in Pantavisor's file. If the hub does not know
-// that secret, KeepPantavisor writes a new secret. `restart` reports whether Pantavisor must
-// restart, because the secret or the hub's address has changed.
+// KeepPantavisor renews the secret in Pantavisor's file, so that it does not expire. If the hub
+// does not know that secret, KeepPantavisor writes a new one. `restart` reports whether Pantavisor
+// must restart, because the secret or the hub's address has changed.
 func (a *Agent) KeepPantavisor(ctx context.Context, p Pantavisor) (restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -203,8 +204,8 @@ func hostAndPort(address string) (host, port string, err error) {
 }
 
 // LoginPantavisor gets an access token for Pantavisor on a connection with the IDevID certificate.
-// It returns the answer that Pantavisor expects, {"token":"..."}. It also extends the validity of
-// Pantavisor's secret, because Pantavisor calls no other hook after the registration.
+// It returns the answer that Pantavisor expects, {"token":"..."}. It also renews Pantavisor's
+// secret, because after the registration Pantavisor calls no other hook that could do so.
 func (a *Agent) LoginPantavisor(ctx context.Context, p Pantavisor) (answer []byte, restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -237,8 +238,8 @@ var tokenForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile
 const maxToken = 1016 // bytes; the longest token that fits into Pantavisor's buffer for a header
 
 // RestartPantavisor asks Pantavisor, over its control socket, to reboot the machine. It retries
-// until ctx ends, because Pantavisor answers late while it waits for a hook, and refuses during an
-// update.
+// until ctx ends, because Pantavisor answers late while it waits for a hook, and refuses to reboot
+// during an update.
 func RestartPantavisor(ctx context.Context, socket string) error {
 	client := &http.Client{
 		Timeout: 2 * time.Minute,
@@ -277,8 +278,8 @@ func RestartPantavisor(ctx context.Context, socket string) error {
 	}
 }
 
-// config has the lines of a configuration file. A setting is a line key=value. All other lines stay
-// unchanged.
+// config contains the lines of a configuration file. A setting is a line of the form key=value. All
+// other lines stay unchanged.
 type config []string
 
 func readConfig(path string) (config, error) {

@@ -10,8 +10,8 @@ import (
 
 const someDevice = "0123456789abcdef01234567"
 
-// The hub's answer can set only the values of Pantavisor's five credentials. A value with a line
-// break cannot add another line to the file.
+// The hub's answer can set only Pantavisor's five credentials. A value with a line break cannot add
+// another line to the file.
 func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
 	t.Parallel()
 	good := fmt.Sprintf(`{"prn":"prn:::devices:/%s","secret":"AAAABBBBCCCCDDDDEEEEFFFF","expires":"2030-01-01T00:00:00Z"}`, someDevice)

@@ -71,9 +71,10 @@ const (
 	proxyPatience    = 30 * time.Second // default of ProxyConfig.patience
 )
 
-// Proxy lets programs on this machine use the hub's API as this device, without access to a key.
-// Proxy accepts requests over HTTP/1. It forwards them, over TLS with the IDevID certificate, to
-// the hub that the state folder names, and to no other host. Proxy returns when ctx ends.
+// Proxy lets programs on this machine use the hub's API as this device, without access to the
+// device's key. Proxy accepts requests over HTTP/1. It forwards them, over TLS with the IDevID
+// certificate, to the hub that the state folder names, and to no other host. Proxy returns when ctx
+// ends.
 //
 // Proxy does not lock the state folder, so the agent may run at the same time.
 func Proxy(ctx context.Context, cfg ProxyConfig) error {
@@ -243,8 +244,8 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	})
 }
 
-// explain returns the refusal for a program whose request could not be forwarded to the hub. err is
-// the reason.
+// explain returns the refusal that a program gets if its request could not be forwarded to the hub
+// because of err.
 func explain(err error, cfg ProxyConfig) *refusal {
 	var large *http.MaxBytesError
 	switch {
@@ -257,8 +258,8 @@ func explain(err error, cfg ProxyConfig) *refusal {
 	return &refusal{http.StatusBadGateway, "proxy-hub", "The hub could not be reached or did not answer.", "Retry; the proxy's log has the reason."}
 }
 
-// localLocation makes the Location header relative if it names one of the hub's addresses. A client
-// that follows the header then sends its next request to the proxy, too.
+// localLocation makes the Location header relative if it names one of the hub's addresses, so that
+// a client that follows the header sends its next request to the proxy, too.
 func localLocation(h http.Header, hub []string) {
 	u, err := url.Parse(h.Get("Location"))
 	if err == nil && slices.Contains(hub, u.Scheme+"://"+u.Host) {
@@ -388,8 +389,8 @@ func stale(at string) error {
 	return nil
 }
 
-// When the listener is closed, unixListener removes its socket's file. If another socket has
-// replaced the file, unixListener leaves the file.
+// unixListener removes the file of its socket when it is closed, unless another socket has replaced
+// the file.
 type unixListener struct {
 	*net.UnixListener
 	path string

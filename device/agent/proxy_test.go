@@ -85,7 +85,7 @@ func answer(r *http.Request, body io.ReadCloser) *http.Response {
 }
 
 // A local program may stop while it sends a body to the proxy, or while it reads an answer. In both
-// cases, the proxy ends the request and frees its connection to the hub.
+// cases, the proxy cancels the request, so that its connection to the hub becomes free.
 func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 	t.Parallel()
 	t.Run("sending", func(t *testing.T) {
@@ -163,8 +163,8 @@ func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 	})
 }
 
-// If the proxy cannot forward a request to the hub, the local program gets a fixed text. The proxy
-// does not pass on the text of the error, which may contain a secret.
+// If the proxy cannot forward a request to the hub, the answer to the local program has a fixed
+// text. The proxy does not pass on the text of the error, which may contain a secret.
 func TestProxyTellsProgramsNothingOfItsErrors(t *testing.T) {
 	t.Parallel()
 	dial := startProxy(t, func(*http.Request) (*http.Response, error) { return nil, errors.New("the secret inside") })
@@ -176,8 +176,8 @@ func TestProxyTellsProgramsNothingOfItsErrors(t *testing.T) {
 	}
 }
 
-// Local programs do not get the hub's cookies. The proxy makes a Location header with the hub's
-// address relative, so that the program sends its next request to the proxy.
+// Local programs do not get the hub's cookies. If a Location header contains the hub's address, the
+// proxy makes the header relative, so that the program sends its next request to the proxy.
 func TestProxyKeepsTheHubsAddressesInside(t *testing.T) {
 	t.Parallel()
 	for location, want := range map[string]string{

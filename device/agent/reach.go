@@ -23,7 +23,7 @@ type Reached struct {
 	Took time.Duration
 }
 
-// Obstacle is the stable name of the reason why the hub was not reached.
+// Obstacle is a stable name for the reason why the hub was not reached.
 type Obstacle string
 
 // The obstacles.
@@ -49,8 +49,8 @@ func (u *Unreached) Error() string { return u.Text }
 func (u *Unreached) Unwrap() error { return u.err }
 
 // Reach connects to a hub in the same way as the agent, but without the device's certificate, and
-// asks whether the hub works. It needs no TPM. It tries each address. If no address works, it
-// returns the error of the first address.
+// asks whether the hub works. It needs no TPM. It tries the addresses in order until one works. If
+// none does, it returns the error for the first address.
 func Reach(ctx context.Context, urls []string, ca string, proxy *HTTPProxy) (*Reached, error) {
 	h, err := newHub(newAddresses(urls, ""), ca, proxy)
 	if err != nil {
@@ -115,7 +115,7 @@ func (h *hub) rootOf(chain []*x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// The function `unreached` returns the obstacle that caused an error on the way to the hub.
+// The function `unreached` classifies an error that occurred on the way to the hub.
 func unreached(err error) *Unreached {
 	var proxy *proxyError
 	var opened *intercepted

@@ -25,8 +25,8 @@ const (
 	// relayStall is the time without progress after which the relay cancels a request.
 	relayStall = time.Minute
 	// slotFresh is the longest idle time after which the relay still uses a connection at once.
-	// After a longer time the connection may have ended, so the relay first asks the hub again
-	// whether the hub admits the device.
+	// After a longer time the connection may have been closed, so the relay first asks the hub
+	// again whether it admits the device.
 	slotFresh = 20 * time.Second
 )
 
@@ -136,9 +136,10 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		if code := bootRefusal(resp); code != "" && !r.measuredJustNow(code) {
-			// Replace the connection, and measure the boot on the new connection. The refusal has
-			// one of three causes: the policy has changed, the owner has accepted another boot, or
-			// the request went over a connection that was new.
+			// Replace the connection, and measure the boot again on the new connection. The hub
+			// refuses for one of three reasons: the policy has changed, the owner has accepted
+			// another boot, or the request went over a new connection, for which the hub had no
+			// measurement yet.
 			s.dropped = true
 			if replay && !again {
 				w.stop()
@@ -156,9 +157,9 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	}
 }
 
-// If the hub's answer is a refusal because of the boot, bootRefusal returns the refusal's code. The
-// cause of such a refusal is the device's boot measurement, or that the hub has no measurement. For
-// every other answer, bootRefusal returns "". The caller can still read the answer's whole body.
+// bootRefusal returns the code of the hub's refusal if resp is a refusal because of the device's
+// boot measurement, or because the hub has no measurement. For every other answer, bootRefusal
+// returns "". The caller can still read the answer's whole body.
 func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
 		return ""
@@ -177,8 +178,8 @@ func bootRefusal(resp *http.Response) string {
 	return refused.Code
 }
 
-// measuredJustNow reports whether a new measurement would be useless, because the last measurement
-// is younger than vainPause. If `code` says that the hub has no measurement, the result is false.
+// measuredJustNow reports whether a new measurement would be useless, because the last one was made
+// less than vainPause ago. If `code` says that the hub has no measurement, the result is false.
 // Without this check, a program that always retries would keep the TPM busy.
 func (r *relay) measuredJustNow(code string) bool {
 	r.measuring.Lock()
@@ -192,8 +193,8 @@ const (
 )
 
 // The method `admit` asks the hub, once for each connection, whether the owner's policy admits the
-// device on the slot's connection. If the answer is a refusal because of the boot, admit sends a
-// boot measurement. admit returns the HTTP client for the address s.at.
+// device on the slot's connection. If the hub refuses because of the boot, admit sends a boot
+// measurement. It returns the HTTP client for the address s.at.
 func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	now := s.hub.connections.Load()
 	if client, at := s.hub.http.get(); !s.dropped && now > 0 && now == s.admitted && at == s.at && time.Since(s.used) < slotFresh {
@@ -208,7 +209,7 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.measuredJustNow(refused.Code) {
 		err = r.measure(ctx, s.hub)
 	}
-	// Ignore any other refusal: the program's own request gets the same refusal as its answer.
+	// Ignore any other refusal: the hub will refuse the program's own request for the same reason.
 	if errors.As(err, &refused) {
 		err = nil
 	}
@@ -220,7 +221,7 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	return client, nil
 }
 
-// toHub changes a request so that the request goes to the hub at `address`.
+// toHub changes a request so that it goes to the hub at `address`.
 func toHub(req *http.Request, address string) {
 	if u, err := url.Parse(address); err == nil {
 		req.URL.Scheme, req.URL.Host, req.Host = u.Scheme, u.Host, ""
@@ -255,8 +256,8 @@ func (w *watch) stop() {
 	}
 }
 
-// watched is the body of a request or of an answer. Each read of it tells `watch` that the request
-// makes progress.
+// watched is the body of a request or of an answer. Each read from it tells `watch` that the
+// request makes progress.
 type watched struct {
 	io.ReadCloser
 	watch *watch

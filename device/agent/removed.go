@@ -33,7 +33,7 @@ const (
 	statePoll    = 2 * time.Second
 )
 
-// Removed is the error for a formerly active device that the hub no longer accepts and that must
+// Removed is the error for a device that was active, that the hub no longer accepts, and that must
 // not onboard again by itself. The error wraps the hub's *Refused.
 type Removed struct {
 	Why     string // "revoked", "superseded" or "unknown"
@@ -84,12 +84,13 @@ func removal(err error) string {
 // checkReturn decides whether a device that the hub does not accept any more may onboard again by
 // itself. `no` is the hub's refusal, and `why` is the reason that the function `removal` found in
 // it. `claims` is true if the machine was not onboarded before and shows a claim code. The result
-// is nil if the device may onboard again, and otherwise the error that says why not:
+// is nil if the device may onboard again, and otherwise an error that says why it may not. The
+// rules are:
 //
 //   - If the owner deleted the device, only a person at the machine can make it onboard again
 //     (Config.Again).
-//   - In the other cases, no person has removed the device. If it has a join token, it may onboard
-//     again, at most once a day.
+//   - In the other cases, nobody removed the device on purpose. If it has a join token, it may
+//     onboard again, at most once a day.
 //   - If `claims` is true, the machine may onboard: its disk has no data of a former owner that a
 //     new owner could read. For the same reason, a machine that was onboarded before must not show
 //     a claim code.
@@ -178,8 +179,8 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	return err
 }
 
-// startOver begins a new onboarding. It stores the present state in State.Former until the hub
-// accepts the new request. So nothing is lost if the hub refuses.
+// startOver begins a new onboarding. It keeps the present state in State.Former until the hub
+// accepts the new request, so that nothing is lost if the hub refuses it.
 func (a *Agent) startOver() error {
 	former := a.state.Former
 	if former == nil && (a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved) {
@@ -211,10 +212,10 @@ func (s *State) notOnboarded() error {
 }
 
 // OnboardAndRun onboards the device if needed, and keeps it connected until ctx ends. If the hub
-// stops accepting the device, the device onboards again if checkReturn allows it. Otherwise
-// OnboardAndRun reports why the hub does not accept the device. Then it waits without the state
-// folder's lock, so that a person can onboard the device again with another agent. OnboardAndRun
-// returns any other permanent refusal, a *Refused.
+// stops accepting the device, the device onboards again, provided that checkReturn allows it.
+// Otherwise OnboardAndRun reports why the hub does not accept the device, and then waits without
+// holding the state folder's lock, so that a person can onboard the device again with another
+// agent. If the hub refuses permanently for any other reason, OnboardAndRun returns the *Refused.
 func (a *Agent) OnboardAndRun(ctx context.Context) error {
 	for {
 		if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
@@ -272,8 +273,8 @@ func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	return a.relock(ctx)
 }
 
-// relock waits for the state folder's lock and takes the lock. Then it reads the state, because
-// another agent may have changed the state.
+// relock waits for the state folder's lock and takes it. Then it reads the state again, because
+// another agent may have changed it.
 func (a *Agent) relock(ctx context.Context) error {
 	for {
 		dir, err := openFolder(a.cfg.StateDir)
@@ -298,7 +299,7 @@ func (a *Agent) relock(ctx context.Context) error {
 	}
 }
 
-// Accepted is Ask's answer if the hub accepts the device.
+// Accepted is the sentence that Ask returns if the hub accepts the device.
 const Accepted = "The hub accepts the device."
 
 // Ask asks the hub once whether the hub accepts the device whose state is in the state folder. Ask

@@ -102,7 +102,7 @@ func parsed(t *testing.T, der []byte) *x509.Certificate {
 	return c
 }
 
-// A hub is identified by its root key. On an onboarded machine, a token file of a second hub
+// A hub is identified by its root key. So on an onboarded machine, a token file of another hub
 // changes nothing, even if the file contains the first hub's name.
 func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 	t.Parallel()
@@ -138,8 +138,8 @@ func TestFileOfAnotherHubIsNotUsed(t *testing.T) {
 }
 
 // If a token file has a new address of the same hub, the agent uses that address first. If the
-// agent reads an old file again, the file's address does not replace a newer address. A list of
-// addresses from the hub replaces the stored addresses.
+// agent later reads an older token file, the address in it does not replace the newer one. A list
+// of addresses from the hub replaces the stored addresses.
 func TestAddressesOfAHub(t *testing.T) {
 	t.Parallel()
 	old, m := newFakeHub(t), newMachine(t)
@@ -156,15 +156,14 @@ func TestAddressesOfAHub(t *testing.T) {
 	if moved.count("GET /device") != 2 || m.heard("a new address of the same hub") != 1 {
 		t.Errorf("said %q", m.said)
 	}
-	// If the hub does not answer at an address, the agent uses the next address.
+	// If the hub does not answer at the current address, the agent uses the next one.
 	moved.server.Close()
 	m.onboarded(Config{Token: &to})
 	if old.count("GET /device") != 1 || m.stored().Hub != old.server.URL || m.heard("no longer at") != 1 {
 		t.Errorf("state %s, said %q", m.stored().Hub, m.said)
 	}
-	// The hub's answer lists the hub's addresses. These addresses replace the stored addresses.
-	// There are two exceptions: the address in use stays first, and the address from the token file
-	// becomes the last.
+	// The list of addresses in the hub's answer replaces the stored addresses, with two exceptions:
+	// the address in use stays first, and the address from the token file becomes the last.
 	old.header.Set(wire.AddressesHeader, "https://new.example, http://plain.example, https://new.example/, https://path.example/x")
 	m.onboarded(Config{})
 	if got := strings.Join(m.stored().Addresses.URLs, " "); got != old.server.URL+" https://new.example "+moved.server.URL {
@@ -190,8 +189,8 @@ func TestNextAddressIsTriedAtOnce(t *testing.T) {
 	}
 }
 
-// If the machine's clock is behind, the answer of a verified hub sets the clock. The hub's time is
-// then the base for the answers of time servers.
+// If the machine's clock is behind, the answer of a verified hub sets it. From then on, time
+// servers can move the clock only within a limit from the hub's time.
 func TestClockIsSetFromTheHub(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -210,7 +209,7 @@ func TestClockIsSetFromTheHub(t *testing.T) {
 	}
 }
 
-// Ask returns the hub's answer as a sentence, and does not change the state.
+// Ask returns what the hub answers as a sentence, and does not change the stored state.
 func TestAskSaysWhatTheHubAnswers(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -237,7 +236,8 @@ func TestAskSaysWhatTheHubAnswers(t *testing.T) {
 	}
 }
 
-// If the device is not active, Export, Proxy and RegisterPantavisor fail, and the error says why.
+// If the device is not active, Export, Proxy and RegisterPantavisor fail with an error that says
+// why.
 func TestOnlyAnActiveDeviceIsUsed(t *testing.T) {
 	t.Parallel()
 	for phase, want := range map[Phase]string{PhaseNew: "not onboarded yet", PhaseAnswered: "not onboarded yet", PhaseRemoved: "--again"} {
@@ -255,7 +255,8 @@ func TestOnlyAnActiveDeviceIsUsed(t *testing.T) {
 	}
 }
 
-// If the hub's access token is too long for Pantavisor's buffer, Pantavisor does not get it.
+// If the hub's access token is too long for Pantavisor's buffer, the agent does not pass it to
+// Pantavisor.
 func TestPantavisorGetsATokenThatFits(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -273,8 +274,8 @@ func TestPantavisorGetsATokenThatFits(t *testing.T) {
 	}
 }
 
-// The agent drops repeated addresses of a hub. It stores at most MaxAddresses of the addresses that
-// the hub names.
+// The agent drops duplicates from the addresses that the hub names, and stores at most MaxAddresses
+// of them.
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
 	at := newAddresses([]string{"https://a.example/", "https://a.example", ""}, "https://file.example")
@@ -361,8 +362,8 @@ func TestRefusalsOfTheHub(t *testing.T) {
 	}
 }
 
-// While the owner has not decided about the device, the agent repeats the same request to the hub.
-// The agent reports only once that it waits.
+// While the owner has not decided about the device, the agent repeats the same request to the hub,
+// but reports only once that it is waiting.
 func TestWaitingDeviceSendsTheSameRequest(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -399,7 +400,8 @@ func TestDeletionOutlivesTheTokenFile(t *testing.T) {
 	}
 }
 
-// A person at a deleted device's machine runs the agent with --again. The device onboards again.
+// If a person runs the agent with --again on the machine of a deleted device, the device onboards
+// again.
 func TestPersonBringsADeletedDeviceBack(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -414,8 +416,8 @@ func TestPersonBringsADeletedDeviceBack(t *testing.T) {
 	}
 }
 
-// If the hub says that the certificate is superseded or unknown, the owner has not deleted the
-// device. The agent then onboards the machine again with the join token, at most once a day.
+// If the hub says that the device's certificate is superseded or unknown, the owner has not deleted
+// the device. The agent then onboards the machine again with the join token, at most once a day.
 func TestSupersededDeviceReturnsOnceADay(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -481,8 +483,8 @@ func TestRefusedReturnLosesNothing(t *testing.T) {
 	}
 }
 
-// The agent refuses a state folder that was made with another TPM, whatever the onboarding's phase
-// in the stored state is.
+// The agent refuses a state folder that was made with another TPM, whatever phase of onboarding is
+// stored in it.
 func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -530,8 +532,8 @@ func TestRequestWithAnotherEKCertificateIsMadeAgain(t *testing.T) {
 	}
 }
 
-// An onboarding request names its join token. So the agent drops a stored request that was made
-// with another join token.
+// An onboarding request names its join token. So if a request that was made with another join token
+// is stored, the agent drops it.
 func TestRequestOfAnotherTokenIsDropped(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -546,8 +548,8 @@ func TestRequestOfAnotherTokenIsDropped(t *testing.T) {
 	}
 }
 
-// If the agent can lift the TPM's lockout without a password, it lifts the lockout. Otherwise the
-// agent waits for the end of the lockout.
+// If the agent can lift the TPM's lockout without a password, it does so. Otherwise it waits until
+// the lockout ends.
 func TestLockout(t *testing.T) {
 	t.Parallel()
 	t.Run("lifted", func(t *testing.T) {
@@ -595,9 +597,9 @@ func (m *testMachine) session(cfg Config) *session {
 	return s
 }
 
-// On each connection to the hub, the agent's first request is a boot measurement. The measurement
-// is bound to the hub's nonce and to the event log. The hub may ask for another measurement at any
-// time.
+// On each connection to the hub, the agent's first request is a boot measurement. The TPM's
+// signature covers the hub's nonce and the hash of the event log. The hub may ask for another
+// measurement at any time.
 func TestBootIsMeasuredOnEachConnection(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -687,8 +689,8 @@ func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	}
 }
 
-// If the hub refuses the device-meta in a report, the agent sends an empty report. So the hub still
-// sees that the device is connected.
+// If the hub refuses the device-meta in a report, the agent sends an empty report instead, so that
+// the hub still sees that the device is connected.
 func TestRefusedReportIsSentWithoutItsContent(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -737,9 +739,9 @@ func TestUserMetaIsKeptOnlyIfItMeansOneThing(t *testing.T) {
 	}
 }
 
-// A machine without a join token makes a token itself and shows the token's claim code. The agent
-// never writes the token's secret to the disk. After the onboarding, the machine never shows a
-// claim code again.
+// A machine without a join token makes one itself and shows the token's claim code. The agent never
+// writes the token's secret to the disk. Once the machine is onboarded, it never shows a claim code
+// again.
 func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -760,8 +762,9 @@ func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 	}
 }
 
-// If a claimed machine stops before the device is active, the agent later continues with the stored
-// request. The machine shows no new claim code, so the owner need not claim it again.
+// If a claimed machine is switched off before the device is active, the agent later continues with
+// the stored request. The machine shows no new claim code, so the owner does not have to claim it
+// again.
 func TestStoppedClaimGoesOn(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
@@ -775,8 +778,8 @@ func TestStoppedClaimGoesOn(t *testing.T) {
 	}
 }
 
-// For each connection to the hub, the proxy asks the hub once whether the hub admits the device. If
-// the hub does not admit the device, the proxy sends a boot measurement.
+// The proxy asks the hub, once for each connection, whether it admits the device. If it does not,
+// the proxy sends a boot measurement.
 func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 	t.Parallel()
 	fake, m := newFakeHub(t), newMachine(t)

@@ -20,8 +20,9 @@ import (
 )
 
 // Run keeps an active device connected until ctx ends, or until the hub refuses the device
-// permanently (*Refused). Run sends reports and gets the user-meta. If the configuration requires
-// it, Run also sends log lines, asks time servers and follows the trail.
+// permanently (*Refused). It sends reports and fetches the user-meta. Depending on the
+// configuration, it also sends log lines, asks time servers for the time and installs the revisions
+// of the trail.
 func (a *Agent) Run(ctx context.Context) error {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -53,8 +54,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// collectLogs starts to read log lines from the configured files, the socket and the reader. It
-// adds these lines to the log.
+// collectLogs starts to read log lines from the configured files, socket and reader into the
+// agent's log, whose lines are sent to the hub.
 func (a *Agent) collectLogs(ctx context.Context, group *errgroup.Group) {
 	for _, path := range a.cfg.LogFiles {
 		group.Go(func() error { return a.logs.Follow(ctx, path) })
@@ -115,13 +116,13 @@ func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follo
 	raw, err := s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	var refused *Refused
 	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
-		// The owner deleted the device during this request. The hub's answer to a second request
-		// contains the reason.
+		// The owner deleted the device while the request was in progress. The hub's answer to a
+		// second request says why the device is refused.
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	}
 	if errors.As(err, &refused) && (refused.Status == http.StatusBadRequest || refused.Status == http.StatusRequestEntityTooLarge) {
-		// The device-meta in a report is optional. The report itself is required, because it tells
-		// the hub that the device is connected.
+		// Report without the device-meta, which is optional. The report itself is not, because it
+		// tells the hub that the device is connected.
 		a.sayOnce(onReport, "report", "The hub refuses this machine's report (%s): %s %s Therefore the agent sends empty reports.", refused.Code, refused.Reason, refused.Hint)
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", []byte("{}"), maxAnswer)
 	} else if err == nil {
@@ -164,9 +165,9 @@ func (a *Agent) edit(change func(*State)) error {
 	return a.dir.saveState(a.state)
 }
 
-// The function `machine` returns the machine's model and serial number. Configured values replace
-// the values in the firmware's tables. If neither the configuration nor the tables have a serial
-// number, the serial number is derived from the endorsement key, which every TPM has.
+// The function `machine` returns the machine's model and serial number. Configured values take
+// precedence over the values in the firmware's tables. If neither has a serial number, the serial
+// number is derived from the endorsement key, which every TPM has.
 func machine(model, serial string, ekPublic []byte) (string, string) {
 	if model == "" {
 		model = dmi("product_name")
@@ -183,7 +184,7 @@ func machine(model, serial string, ekPublic []byte) (string, string) {
 	return clip(model), clip(serial)
 }
 
-// dmi reads a field of the firmware's tables. It returns "" for a placeholder such as "To be
+// dmi reads a field of the firmware's SMBIOS tables. It returns "" for a placeholder such as "To be
 // filled".
 func dmi(field string) string {
 	b, err := os.ReadFile("/sys/class/dmi/id/" + field)

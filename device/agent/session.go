@@ -13,8 +13,8 @@ import (
 )
 
 // session sends the requests of an onboarded device, one at a time. A boot measurement is bound to
-// a connection. So a session uses one connection at a time, and begins each new connection with a
-// measurement. Its methods are safe for concurrent use.
+// a connection, so a session uses only one connection at a time, and sends a measurement as the
+// first request on each new connection. Its methods are safe for concurrent use.
 type session struct {
 	a      *Agent
 	h      *hub
@@ -29,7 +29,8 @@ type session struct {
 	pause       time.Duration // pause before the next retry of a failed measurement
 }
 
-// dial loads the IDevID key and makes a session. The first request connects.
+// dial loads the IDevID key and returns a session, which connects to the hub when it sends its
+// first request.
 func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if a.state.Phase != PhaseActive {
 		return nil, a.state.notOnboarded()
@@ -98,8 +99,8 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 	}
 }
 
-// The method `measure` sends a boot measurement. If the measurement fails, Do repeats it after a
-// pause. If there is a new connection before the end of the pause, Do repeats it at once.
+// The method `measure` sends a boot measurement. If the TPM cannot make the measurement, Do calls
+// measure again after a pause, or earlier if a new connection is made during the pause.
 func (s *session) measure(ctx context.Context) error {
 	sent, err := s.a.measure(ctx, s.h, s.tpm)
 	if err != nil {
@@ -126,8 +127,8 @@ func (s *session) remeasure(ctx context.Context) error {
 }
 
 // newBlobClient makes a client for downloads and uploads of objects. The client sends no client
-// certificate, because whoever knows an object's secret URL may download or upload the object. The
-// client has no time limit: its callers set a time limit.
+// certificate, because everyone who knows an object's secret URL may download or upload the object.
+// The client has no time limit of its own: its callers set one.
 func (h *hub) newBlobClient(url string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -205,15 +206,15 @@ func (s *session) Upload(ctx context.Context, path string, content io.ReadSeeker
 }
 
 const (
-	// resumeFrom is a size in bytes. If an object is larger, the agent asks whether the hub has a
-	// part of the object. For a smaller object, this request would be useless, because a hub
-	// stores no part of less than 8 MiB.
+	// resumeFrom is the size, in bytes, above which the agent asks whether the hub already has a
+	// part of an object. For a smaller object it does not ask, because hubs never store a part of
+	// less than 8 MiB.
 	resumeFrom = 8 << 20
 	tusVersion = "1.0.0"
 )
 
-// uploadOffset asks the hub how many bytes of an object the hub has. If `resumable` is false, the
-// hub stores whole objects only, as Pantacor Hub does.
+// uploadOffset asks the hub how many bytes of an object it already has. If `resumable` is false,
+// the hub stores whole objects only, as Pantacor Hub does.
 func uploadOffset(ctx context.Context, client *http.Client, url string, size int64) (offset int64, resumable bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, url, nil)
 	if err != nil {

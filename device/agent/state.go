@@ -19,7 +19,7 @@ import (
 // Phase is the phase of onboarding.
 type Phase string
 
-// The phases of onboarding, in order; the package's comment explains them.
+// The phases of onboarding, in order. The package comment explains them.
 const (
 	PhaseNew       Phase = "new"
 	PhaseRequested Phase = "requested"
@@ -39,17 +39,18 @@ type State struct {
 	HubName   string `json:"hub-name,omitempty"`
 	HubCA     string `json:"hub-ca,omitempty"`
 	// Addresses contains the addresses of the hub that the agent uses. While the machine is not
-	// onboarded, this hub may differ from the hub in the fields Hub and HubName. Otherwise Hub is
-	// the first of these addresses, the address in use.
+	// onboarded, they may be the addresses of another hub than the one in the fields Hub and
+	// HubName. Afterwards, Hub is the first of these addresses, the one in use.
 	Addresses *Addresses `json:"addresses,omitempty"`
 	TokenID   string     `json:"token-id,omitempty"`
 	TPM       TPM        `json:"tpm"`
 	EK        string     `json:"ek,omitempty"` // template of the endorsement key
-	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal. The owner compares
-	// this hash before approving the device.
+	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, in hexadecimal. The owner compares
+	// it with the hash that the hub shows before approving the device.
 	EKSHA256 string `json:"ek-sha256,omitempty"`
 	Key      string `json:"key,omitempty"` // algorithm of the IDevID key, for people
-	// Algorithm is the algorithm with which the agent makes the IDevID key again at each start.
+	// Algorithm is the algorithm of the IDevID key, which the agent derives in the TPM again at
+	// each start.
 	Algorithm    identity.Algorithm `json:"algorithm,omitempty"`
 	RoundTrips   int                `json:"round-trips"` // onboarding requests sent
 	OnboardingMS int64              `json:"onboarding-ms,omitempty"`
@@ -68,13 +69,13 @@ type State struct {
 	// "changed", "nothing-measured", "refused"; or "unmeasured" if the TPM's quote
 	// failed.
 	Boot string `json:"boot,omitempty"`
-	// Claim is the address of the page on which a person claims a machine without a join token.
-	// ClaimWords are the letters, such as XXXX-XXXX-XXXX, that the person compares with the letters
-	// on that page. The address and the letters are not secret.
+	// Claim is the address of the web page on which a person claims a machine without a join token.
+	// ClaimWords are the letters on the machine's screen, such as XXXX-XXXX-XXXX, that the person
+	// compares with the letters on that page. Neither the address nor the letters are secret.
 	Claim      string `json:"claim,omitempty"`
 	ClaimWords string `json:"claim-words,omitempty"`
-	// Waiting is one line of text: the event for which the agent waits, or the reason of its last
-	// failure.
+	// Waiting is one line of text that says what the agent is waiting for, or why its last attempt
+	// failed.
 	Waiting  string    `json:"waiting,omitempty"`
 	LastSeen time.Time `json:"last-report,omitzero"` // time when the hub last accepted a report
 	// Revision is the number of the running revision. It is not in state.json: ReadState reads it
@@ -142,8 +143,9 @@ func openFolder(path string) (*folder, error) {
 	return &folder{path, lock}, nil
 }
 
-// close unlocks the folder explicitly. Closing the file is not enough. A program that another
-// goroutine is starting may have a copy of the file descriptor, and the copy would keep the lock.
+// close unlocks the folder explicitly. Closing the file is not enough, because a program that
+// another goroutine is starting may have a copy of the file descriptor, and the copy would keep the
+// lock.
 func (f *folder) close() error {
 	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
 }
@@ -180,7 +182,7 @@ func (f *folder) write(name string, content []byte) error {
 	return nil
 }
 
-// save writes a file first, and then the state that refers to the file.
+// save writes a file and then the state that refers to it, in this order.
 func (f *folder) save(name string, content []byte, s State) error {
 	if err := f.write(name, content); err != nil {
 		return err
@@ -196,8 +198,9 @@ func (f *folder) saveState(s State) error {
 	return f.write(stateFile, append(b, '\n'))
 }
 
-// reset writes a new state, and then removes the old state's files. With this order, a crash may
-// leave files of the old state. They are harmless, because the new state does not refer to them.
+// reset writes a new state, and then removes the old state's files. If the agent is killed in
+// between, files of the old state may be left over. They are harmless, because the new state does
+// not refer to them.
 func (f *folder) reset(s State) error {
 	if err := f.saveState(s); err != nil {
 		return err

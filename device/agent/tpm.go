@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// tpm has the operations of a TPM that the agent needs. machineTPM is a real TPM. Tests of the
-// agent's decisions use a fake TPM.
+// tpm is the set of TPM operations that the agent needs. machineTPM implements it with a real TPM.
+// Tests of the agent's decisions use a fake TPM.
 type tpm interface {
 	// loadKeys finds the endorsement key and makes the IAK and the IDevID key.
 	loadKeys(ctx context.Context, o identity.Options) (*deviceKeys, error)
@@ -26,7 +26,7 @@ type tpm interface {
 	Close() error
 }
 
-// deviceKeys are the keys for an enrolment. Their private parts are in the TPM.
+// deviceKeys are the keys that a device needs for an enrolment. Their private parts are in the TPM.
 type deviceKeys struct {
 	identity.Keys
 	enroller

@@ -80,8 +80,8 @@ func newUploader(t *testing.T, p *partialHub) *session {
 	return s
 }
 
-// The connection breaks twice. Each further call of Upload must send only the bytes that the hub
-// does not have.
+// The connection breaks twice. After each break, the next call of Upload must send only the bytes
+// that the hub does not have yet.
 func TestBrokenUploadContinues(t *testing.T) {
 	t.Parallel()
 	content := bytes.Repeat([]byte("0123456789"), 1<<20)
@@ -112,8 +112,8 @@ func TestBrokenUploadContinues(t *testing.T) {
 	}
 }
 
-// If a hub cannot continue an upload, the agent sends the whole object in one request. It also
-// sends a small object in one request.
+// If a hub cannot resume uploads, the agent sends the whole object in one request. It always sends
+// a small object in one request.
 func TestUploadToAHubOfWholeObjects(t *testing.T) {
 	t.Parallel()
 	content := bytes.Repeat([]byte("0123456789"), 1<<20)

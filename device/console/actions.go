@@ -73,15 +73,15 @@ func (c *console) start(ctx context.Context, a action) {
 	a.start(c, ctx)
 }
 
-// The method `run` calls the function `do` in the background. When `do` has returned, the console
-// shows the text `done`, or the error of `do`.
+// The method `run` calls the function `do` in the background. When `do` returns, the console shows
+// its error or, if there is none, the text `done`.
 func (c *console) run(ctx context.Context, done string, do func(context.Context) error) {
 	c.busy, c.modal = true, nil
 	go func() { c.send(ctx, doneEvent{message: done, err: do(ctx)}) }()
 }
 
-// The method `confirmed` runs `do` after the person has confirmed the action that belongs to the
-// key `key`. It first checks again that the action is allowed.
+// The method `confirmed` is called when the person has confirmed the action of the key `key`. It
+// checks once more that the action is allowed, and then runs `do`.
 func (c *console) confirmed(ctx context.Context, key rune, done string, do func(context.Context) error) {
 	for _, a := range actions {
 		if a.key != key {
@@ -97,7 +97,7 @@ func (c *console) confirmed(ctx context.Context, key rune, done string, do func(
 
 func (c *console) askRestart(ctx context.Context) {
 	c.modal = &question{
-		rows: []row{para(strong, "Restart this machine?"), blank, para(plain, "All programs on the machine end. The restart takes a minute or two."), blank, para(plain, "To restart the machine, type yes and press Enter.")},
+		rows: []row{para(strong, "Restart this machine?"), blank, para(plain, "This stops all programs on the machine. The restart takes a minute or two."), blank, para(plain, "To restart the machine, type yes and press Enter.")},
 		want: "yes", yes: func() { c.confirmed(ctx, 'r', "The machine restarts.", c.cfg.Machine.Restart) },
 	}
 }
@@ -115,7 +115,7 @@ func (c *console) askWipe(ctx context.Context) {
 	}
 }
 
-// editNetwork opens the editor with the settings in force.
+// editNetwork opens the editor with the network settings that are in force.
 func (c *console) editNetwork(ctx context.Context) {
 	c.busy = true
 	go func() {

@@ -20,25 +20,27 @@ import (
 type Config struct {
 	// Screen is the terminal. Run prepares it, and restores it at the end.
 	Screen tcell.Screen
-	// Doctor names the TPM, the agent's state folder and the proxy.
+	// Doctor contains the addresses of the TPM and the proxy, and the path of the agent's state
+	// folder.
 	Doctor  doctor.Config
 	Machine Machine
 	// Limit is the highest level that the image allows (package access).
 	Limit access.Level
-	// LogFile is the file with the machine's log. Empty: systemd's journal of gangway-agent.
+	// LogFile is the file with the machine's log. If LogFile is empty, the console shows systemd's
+	// journal of gangway-agent.
 	LogFile string
 	Version string
-	// Idle is the time without a key press after which the console closes. 0 means that the console
-	// does not close.
+	// Idle is how long the console stays open without a key press. 0 means that it never closes by
+	// itself.
 	Idle time.Duration
-	// Plain makes the console use no colours.
+	// Plain means that the console uses no colours.
 	Plain bool
 }
 
-// ErrOff means that the image or the machine's owner does not allow the console.
+// ErrOff means that the image or the machine's owner has switched the console off.
 var ErrOff = errors.New("the console is switched off, by the image or by the machine's owner (user-meta " + access.MetaKey + ")")
 
-// refreshEvery is the interval at which the console reads the facts about the machine.
+// refreshEvery is the interval at which the console reads the facts about the machine again.
 const refreshEvery = 2 * time.Second
 
 // console is a running console. Only the goroutine of Run uses it; other goroutines send events to
@@ -70,8 +72,8 @@ func (c *console) repaint() {
 	c.screen.Sync()
 }
 
-// modal is a question, the editor or the PIN's form. While the console shows a modal, the modal
-// gets the key presses, and the console's pages get none.
+// modal is a question, the editor or the form for the PIN. While the console shows a modal, all key
+// presses go to the modal, and none to the console's pages.
 type modal interface {
 	draw(c *console, width, top, height int)
 	key(c *console, k *tcell.EventKey)
@@ -258,7 +260,7 @@ func (c *console) open(n int) {
 	c.atEnd = pages[c.at].tails
 }
 
-// room returns the number of lines that a page may have.
+// room returns the number of lines that are available for a page.
 func (c *console) room() int {
 	_, h := c.screen.Size()
 	return max(1, h-frame)
@@ -420,8 +422,8 @@ func (c *console) put(x, y, width int, text string, style tcell.Style) {
 	}
 }
 
-// The method `style` returns the terminal's style for a row's appearance `l`. The colours add no
-// information, so the console is usable without colours.
+// The method `style` returns the terminal's style for a row with the appearance `l`. Colours never
+// carry information of their own, so the console is usable without them.
 func (c *console) style(l look) tcell.Style {
 	s := tcell.StyleDefault
 	colours := !c.cfg.Plain && c.screen.Colors() >= 8
@@ -434,7 +436,8 @@ func (c *console) style(l look) tcell.Style {
 	return s.Foreground(map[look]tcell.Color{good: tcell.ColorGreen, doubtful: tcell.ColorOlive, bad: tcell.ColorMaroon}[l])
 }
 
-// nameStyle returns the style for the name of a fact or the severity of a finding.
+// nameStyle returns the style for the name of a fact, or for the severity of a finding, of the
+// appearance `l`.
 func (c *console) nameStyle(l look) tcell.Style {
 	if l == bad || l == doubtful {
 		return c.style(l).Bold(true)
@@ -510,8 +513,8 @@ func wrap(text string, width int) (out []string) {
 	return append(out, current)
 }
 
-// The function `cut` splits a text into `head` and `rest`. `head` fits into `width` columns, but
-// has at least one character.
+// The function `cut` splits a text into `head` and `rest`. `head` is as long as fits into `width`
+// columns, but has at least one character.
 func cut(text string, width int) (head, rest string) {
 	used := 0
 	for rest, state := text, -1; rest != ""; {

@@ -52,7 +52,7 @@ func (m *fakeMachine) NetworkReport(context.Context) (string, error) {
 }
 func (m *fakeMachine) NetworkSettings(context.Context) (string, error) { return m.settings, nil }
 
-// bench is a running console on a simulated terminal.
+// bench is a console that runs on a simulated terminal.
 type bench struct {
 	t       *testing.T
 	screen  *terminal
@@ -63,8 +63,8 @@ type bench struct {
 
 const ownedState = `{"phase":"active","device-id":"d1","nick":"otter-7","owner-nick":"ada","hub":"https://hub.example:12443"}`
 
-// newBench starts a console on a terminal of this size. The function `change` may change the
-// console's configuration.
+// newBench starts a console on a simulated terminal of the given size. The function `change` may
+// change the console's configuration.
 func newBench(t *testing.T, width, height int, state string, change func(*Config)) *bench {
 	t.Helper()
 	b := &bench{t: t, screen: &terminal{SimulationScreen: tcell.NewSimulationScreen("UTF-8")}, machine: &fakeMachine{}, dir: t.TempDir(), ended: make(chan error, 1)}
@@ -102,7 +102,7 @@ func (b *bench) write(name, content string) {
 	}
 }
 
-// terminal is a simulated terminal whose text other goroutines may read.
+// terminal is a simulated terminal whose text can be read by other goroutines.
 type terminal struct {
 	tcell.SimulationScreen
 	mu   sync.Mutex
@@ -134,7 +134,7 @@ func (b *bench) text() string {
 	return b.screen.last
 }
 
-// see waits until the screen shows a text.
+// see waits until the screen shows the given text.
 func (b *bench) see(text string) {
 	b.t.Helper()
 	b.until("the screen has "+text, func() bool { return strings.Contains(b.text(), text) })
@@ -215,7 +215,7 @@ func TestClaimCodeIsShownAsACodeAndAsText(t *testing.T) {
 }
 
 // Attack: a nick from the hub, or a line of the log, contains escape sequences and characters that
-// change the direction of writing. The console must not send them to the terminal.
+// change the writing direction. The console must not send them to the terminal.
 func TestEscapesInForeignTextAreNotDrawn(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, `{"phase":"active","nick":"ot\u001b[2Jter\u202e\u0007","hub":"https://h"}`, func(c *Config) {
@@ -265,8 +265,8 @@ func TestOwnedMachineIsNotWiped(t *testing.T) {
 	}
 }
 
-// If the owner allows the wipe, the person at the console must type the device's nick. So the
-// person does not wipe another machine by mistake.
+// If the owner allows the wipe, the person at the console must type the device's nick first, so
+// that nobody wipes the wrong machine by mistake.
 func TestWipeAsksForTheNick(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
@@ -282,8 +282,8 @@ func TestWipeAsksForTheNick(t *testing.T) {
 	}
 }
 
-// If the owner forbids an action while a person at the console answers the question about that
-// action, the answer has no effect.
+// If the owner forbids an action while a person at the console is being asked to confirm it, the
+// confirmation has no effect.
 func TestLevelIsCheckedAgainAfterTheAnswer(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)
@@ -327,9 +327,9 @@ func TestOtherSystemOffersNoNativeActions(t *testing.T) {
 	}
 }
 
-// The console's editor shows a mistake while the person types. The machine tries the settings only
-// after the person has confirmed. It never tries settings that contain the placeholder for the
-// proxy's password.
+// The console's editor shows mistakes while the person types. The machine tries the new settings
+// only after the person has confirmed them. It never tries settings that contain the placeholder
+// for the proxy's password.
 func TestNetworkSettingsAreEditedAndTried(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, func(c *Config) {
@@ -364,7 +364,7 @@ func TestFailedActionSaysWhy(t *testing.T) {
 	b.see("It failed: the disk is full")
 }
 
-// If nobody presses a key for the time Config.Idle, the console closes.
+// If nobody presses a key for as long as Config.Idle says, the console closes.
 func TestIdleConsoleCloses(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, func(c *Config) { c.Idle = time.Second })
@@ -393,8 +393,8 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// A person sets a PIN: the console never shows it, asks for it twice, and gives it to the hook only
-// if the person types the same PIN twice.
+// When a person sets a PIN, the console does not show it, asks for it twice, and passes it to the
+// hook only if both entries are the same.
 func TestPINIsAskedTwiceAndNotShown(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, 80, 24, ownedState, nil)

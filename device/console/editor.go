@@ -147,8 +147,8 @@ func (e *editor) backspace() {
 	e.remove()
 }
 
-// The method `remove` removes the character at the cursor. At the end of a line, remove joins this
-// line and the next line.
+// The method `remove` removes the character at the cursor. At the end of a line, it joins the line
+// with the next one.
 func (e *editor) remove() {
 	l := e.lines[e.y]
 	switch {

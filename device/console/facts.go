@@ -77,8 +77,8 @@ func (c *Config) read(ctx context.Context) *facts {
 	return f
 }
 
-// The method `level` returns the console's present level. `s` is the agent's state, and `err` the
-// error of reading this state.
+// The method `level` returns the level that the console has now. `s` is the agent's state, and
+// `err` is the error of reading that state.
 func (c *Config) level(s *agent.State, err error) access.Level {
 	whose := access.Unowned
 	switch {
@@ -117,7 +117,8 @@ func nameServers(file string) (out []string) {
 	return out
 }
 
-// The function `certificates` reads the device's certificate and its issuer.
+// The function `certificates` reads the device's certificate and the certificate of the CA that
+// issued it.
 func certificates(file string) (out []*x509.Certificate) {
 	b, err := os.ReadFile(file)
 	if err != nil {

@@ -2,9 +2,9 @@ package console
 
 import "github.com/gdamore/tcell/v2"
 
-// grid has the characters of all cells of the terminal. The console draws a whole grid each time,
-// but sends only the changed cells to the terminal. A serial port may transmit only 960 characters
-// in a second.
+// grid contains the characters in all cells of the terminal. The console always draws a whole grid,
+// but sends only the changed cells to the terminal, because a serial port may transmit only 960
+// characters per second.
 type grid struct {
 	width, height int
 	cells         []cell

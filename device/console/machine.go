@@ -22,12 +22,13 @@ type Machine interface {
 	Restart(context.Context) error
 	// NetworkReport returns a description of the network settings, without secrets.
 	NetworkReport(context.Context) (string, error)
-	// NetworkSettings returns the network settings in force, as a file. In this file,
-	// access.Placeholder replaces the proxy's password.
+	// NetworkSettings returns the text of the file with the network settings in force. In this
+	// text, access.Placeholder replaces the proxy's password.
 	NetworkSettings(context.Context) (string, error)
-	// TryNetwork stores new settings, which the next start tries, and restarts the machine.
+	// TryNetwork stores new network settings and restarts the machine, which tries them when it
+	// starts.
 	TryNetwork(ctx context.Context, text string) error
-	// Wipe requests a wipe and restarts the machine. At its next start, the machine destroys the
+	// Wipe requests a wipe and restarts the machine. When it starts again, the machine destroys the
 	// keys and the data of its disk.
 	Wipe(context.Context) error
 	// SetPIN sets, changes or removes the PIN of the machine's disk.
@@ -109,11 +110,11 @@ func (l *limited) Write(p []byte) (int, error) {
 
 var _ io.Writer = (*limited)(nil)
 
-// System is the Machine of a system that Gangway did not install. The system's own tools set its
-// network and wipe it.
+// System is the Machine of an operating system that Gangway did not install. A person sets its
+// network and wipes it with the system's own tools.
 type System struct{}
 
-// ErrElsewhere means that a person must use the system's own tools for this action.
+// ErrElsewhere means that the action is possible only with the system's own tools.
 var ErrElsewhere = errors.New("Gangway did not install this system: use the system's own tools.") //lint:ignore ST1005 shown to a person
 
 // Restart implements Machine.

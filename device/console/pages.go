@@ -19,8 +19,8 @@ type row struct {
 	exact bool // do not wrap this row, because it is a line of a QR code
 }
 
-// look is the appearance of a row. The appearance adds no information, so a page is also readable
-// on a terminal without colours.
+// look is the appearance of a row. It never carries information of its own, so a page is also
+// readable on a terminal without colours.
 type look int
 
 const (
@@ -106,8 +106,8 @@ func headline(f *facts) row {
 	return para(doubtful, "This machine is not onboarded (%s).", known(string(f.state.Phase)))
 }
 
-// checkRows returns the rows for findings of the last examination: those for which the function
-// `of` returns true.
+// checkRows returns rows for those findings of the last examination for which the function `of`
+// returns true.
 func (c *console) checkRows(of func(doctor.Finding) bool) []row {
 	if c.health == nil {
 		return []row{para(faint, "The machine is being checked.")}

@@ -1,6 +1,6 @@
 // Package doctor examines a machine: its TPM, the firmware's event log, clock, network, proxy, hub
-// and the agent's state. Each check returns findings. A finding has a fact, the fact's cause, and a
-// remedy for the person at the machine.
+// and the agent's state. Each check returns findings. A finding consists of a fact, its cause, and
+// a remedy for the person at the machine.
 //
 // The checks are a table. To add a check:
 //
@@ -44,11 +44,11 @@ type Config struct {
 	StateDir        string // the agent's state folder
 	EventLog        string // file with the firmware's event log; empty: eventlog.Path
 	Proxy           *agent.HTTPProxy
-	// Hub is the hub of a machine that is not onboarded yet. Hub is not used for an onboarded
-	// machine, because the agent's state names the hub. Nil: unknown.
+	// Hub is the hub that is expected for a machine that is not onboarded yet; nil if it is not
+	// known. Hub is not used for an onboarded machine, because the agent's state names the hub.
 	Hub *Hub
 
-	// The following fields are for tests. By default, they describe this machine.
+	// The following fields are for tests. By default, they refer to this machine.
 	now      func() time.Time
 	getenv   func(string) string
 	proc     string // /proc
@@ -71,7 +71,8 @@ const (
 	minFree    = 64 << 20         // minimum free space on the disk of the state folder, in bytes
 )
 
-// exam is one examination. It stores the results of earlier checks for later checks.
+// exam is one examination of the machine. It stores results of earlier checks that later checks
+// need.
 type exam struct {
 	Config
 	state    *agent.State // never nil
@@ -87,7 +88,7 @@ type check struct {
 	run  func(context.Context, *exam) []Finding
 }
 
-// checks are in the order in which a person must correct problems. Each check comes after the
+// checks are in the order in which a person should correct the problems: each check comes after the
 // checks on which it depends.
 var checks = []check{
 	{"tpm", checkTPM},
@@ -115,8 +116,8 @@ func Examine(ctx context.Context, cfg Config) []Finding {
 	return all
 }
 
-// excuse changes findings about the network and the name servers to notes. Call excuse if the
-// machine has reached the hub, because these findings then do not matter. For example, the hub may
+// excuse turns findings about the network and the name servers into notes. It is called if the
+// machine has reached the hub, because such findings then do not matter. For example, the hub may
 // run on the same machine.
 func excuse(all []Finding) {
 	for i, f := range all {

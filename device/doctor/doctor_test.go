@@ -95,7 +95,7 @@ func measure(t *testing.T, tpm *swtpm.TPM) {
 	}
 }
 
-// The function `find` returns the finding with a code.
+// The function `find` returns the finding with the given code.
 func find(findings []Finding, code string) *Finding {
 	if i := slices.IndexFunc(findings, func(f Finding) bool { return f.Code == code }); i >= 0 {
 		return &findings[i]
@@ -126,8 +126,8 @@ func wantFault(t *testing.T, findings []Finding, code string, severity Severity)
 	}
 }
 
-// An onboarded machine with a real TPM and a real hub has no problem. Then the owner deletes the
-// device, and the test causes other faults.
+// An onboarded machine with a real TPM and a real hub has no problem at first. Then the owner
+// deletes the device, and the test causes other faults.
 func TestExaminesAnOnboardedMachine(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
@@ -179,7 +179,7 @@ func TestExaminesAnOnboardedMachine(t *testing.T) {
 	}
 	wantFault(t, Examine(t.Context(), cfg), "device-refused", Problem)
 
-	// The test replaces the machine's TPM by another machine's TPM.
+	// The test replaces the machine's TPM with another machine's TPM.
 	other := newTPM(t, swtpm.RSA2048)
 	cfg.TPM = other.Address()
 	wantFault(t, Examine(t.Context(), cfg), "device-key", Problem)
@@ -313,7 +313,7 @@ func TestFaultsOfTheMachine(t *testing.T) {
 	}
 }
 
-// realHub returns a hub that has a real CA, but does not run.
+// realHub returns a hub whose CA is real, but which does not run.
 func realHub(t *testing.T) *Hub {
 	t.Helper()
 	h := hubtest.New(t, nil, nil)
@@ -397,8 +397,8 @@ func writeState(t *testing.T, dir string, s agent.State) {
 	}
 }
 
-// Doctor has findings for faults that a test cannot cause in a software TPM. So the test calls
-// Judge with the properties of a TPM that has such a fault.
+// Doctor also finds faults that a test cannot cause in a software TPM. For these, the test calls
+// Judge with the properties of a TPM that has the fault.
 func TestFaultsOfTPMsThatAreNotSoftware(t *testing.T) {
 	t.Parallel()
 	sound := TPM{Version: "2.0", Banks: []string{"SHA-256"}, Certificates: 1, Endorsement: true, Owner: true}

@@ -23,8 +23,8 @@ func hostOf(address string) string {
 	return u.Hostname()
 }
 
-// checkHub checks that the hub's CA and name belong together, and connects to the hub, through the
-// proxy if the machine uses one.
+// checkHub checks that the hub's name belongs to its CA, and connects to the hub, through the proxy
+// if the machine uses one.
 func checkHub(ctx context.Context, e *exam) []Finding {
 	all := e.checkVariables()
 	if e.hub == nil {
@@ -60,15 +60,15 @@ func nameOf(ca string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// checkVariables returns a note if an environment variable names a proxy, because the agent does
-// not use that proxy.
+// checkVariables returns a note if an environment variable names a proxy but the agent is not
+// configured to use one, because the agent ignores such variables.
 func (e *exam) checkVariables() []Finding {
 	if e.Proxy != nil {
 		return nil
 	}
 	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"} {
 		if e.getenv(name) != "" {
-			return []Finding{{Code: "proxy-variable", Severity: Note, Fact: "The variable " + name + " is set, and the agent does not use it.",
+			return []Finding{{Code: "proxy-variable", Severity: Note, Fact: "The variable " + name + " is set, but the agent does not use it.",
 				Cause: "The agent ignores proxies in the environment, so that a variable cannot redirect the device.", Remedy: "If the hub is behind that proxy: --proxy \"$" + name + "\"."}}
 		}
 	}
@@ -96,8 +96,8 @@ func (e *exam) unreached(err error) Finding {
 	return f
 }
 
-// checkDevice asks the hub, with the device's key, whether the hub accepts the device. It also
-// checks the time of the last report.
+// checkDevice asks the hub, with the device's key, whether it accepts the device. It also checks
+// when the agent sent its last report.
 func checkDevice(ctx context.Context, e *exam) []Finding {
 	s := e.state
 	switch {

@@ -90,8 +90,9 @@ func checkEventLog(ctx context.Context, e *exam) (all []Finding) {
 	return all
 }
 
-// checkFirmware checks three things: the mode of Secure Boot, whether the firmware removed the boot
-// manager's variable for a single start, and the firmware's boot entry.
+// checkFirmware checks three things: the mode of Secure Boot; whether the boot manager's variable
+// for a single boot is still set, although the firmware should have removed it; and the firmware's
+// boot entry.
 func checkFirmware(_ context.Context, e *exam) []Finding {
 	return append([]Finding{preflight.CheckSecureBoot(e.firmware), preflight.CheckOneShot(e.firmware)}, preflight.CheckEntry(e.firmware)...)
 }
@@ -154,7 +155,8 @@ func Cards() ([]Card, error) {
 	return cards, nil
 }
 
-// The method `global` reports whether one of the interface's addresses can reach other networks.
+// The method `global` reports whether the interface has an address with which it can reach other
+// networks.
 func (c *Card) global() bool {
 	return slices.ContainsFunc(c.Addresses, func(a net.IPNet) bool { return a.IP.IsGlobalUnicast() })
 }
@@ -226,8 +228,8 @@ func flags(hex string) (n uint64) {
 	return n
 }
 
-// checkNames checks that there are name servers if the machine must resolve the hub's name. If a
-// proxy is used, the proxy resolves the name.
+// checkNames checks that name servers are configured if the machine itself must resolve the hub's
+// name. If the machine uses a proxy, the proxy resolves the name.
 func (e *exam) checkNames() []Finding {
 	if e.Proxy != nil || e.hub == nil || net.ParseIP(hostOf(e.urls[0])) != nil {
 		return nil
@@ -244,7 +246,8 @@ func (e *exam) checkNames() []Finding {
 		Cause: "The network announces none.", Remedy: "Set a name server in the network settings (dns), or use a hub address with an IP address instead of a name."}}
 }
 
-// checkClock compares the clock with times that must be in the past, and with the hub's clock.
+// checkClock compares the machine's clock with times that must be in the past, and with the hub's
+// clock.
 func checkClock(_ context.Context, e *exam) []Finding {
 	now := e.now().UTC()
 	wrong := func(fact string) []Finding {

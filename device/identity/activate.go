@@ -13,10 +13,10 @@ import (
 // `encryptedSecret` a TPM2B_ENCRYPTED_SECRET, both without the size field.
 //
 // The TPM encrypts the secret in its response (AES-128-CFB, in a session salted to the EK), so a
-// probe on the TPM's bus cannot read it. ActivateCredential checks the response's HMAC. Then it
+// probe on the TPM's bus cannot read it. ActivateCredential checks the response's HMAC, and then
 // flushes the EK and the IAK from the TPM.
 //
-// ErrOtherTPM: the credential was made for another EK or IAK, or was altered.
+// If the credential was made for another EK or IAK, or was altered, the error is ErrOtherTPM.
 func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte, error) {
 	const most = 1024 // bytes; an RSA 4096 EK needs 512
 	if len(idObject) == 0 || len(idObject) > most || len(encryptedSecret) == 0 || len(encryptedSecret) > most {
@@ -31,7 +31,7 @@ func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte,
 	if err != nil {
 		return nil, i.ring.explain(fmt.Errorf("identity: opening the credential: %w", err))
 	}
-	// Ignore errors of the release: Close flushes the keys that are still loaded.
+	// Ignore errors of the release: Close flushes any keys that are still loaded.
 	i.ring.t.operation = OpRelease
 	i.releaseAttestation()
 	return secret, nil
@@ -81,10 +81,11 @@ func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
 // isRefusedCredential reports whether the TPM refused the credential itself: the credential's HMAC
 // is wrong, or the secret was not encrypted to the EK (Part 3, 12.5).
 //
-// In the second case, libtpms with an RSA EK answers TPM_RC_FAILURE, and so does a TPM in failure
-// mode. The caller can still distinguish the two by the field t.refused, the last command that the
-// TPM refused. It is TPM2_ActivateCredential only if the credential was refused: a TPM in failure
-// mode also refuses the later commands that flush the sessions.
+// In the second case, libtpms with an RSA EK answers TPM_RC_FAILURE, which is also the answer of a
+// TPM in failure mode to any command. The caller can distinguish the two by the field t.refused,
+// the last command that the TPM refused. If the credential was refused, that command is
+// TPM2_ActivateCredential. A TPM in failure mode, by contrast, also refuses the later commands that
+// flush the sessions.
 func isRefusedCredential(err error) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {

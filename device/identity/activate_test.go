@@ -31,7 +31,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		// After the TPM refused wrong credentials, the identity still opens a correct credential.
+		// After the TPM has refused wrong credentials, the identity still opens a correct one.
 		blob, enc := credential(t, a.EK.Raw, a.IAKName, secret)
 		if got, err := a.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
 			t.Error(err)
@@ -85,7 +85,8 @@ func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 				salted[binary.BigEndian.Uint32(rsp[10:])] = binary.BigEndian.Uint32(cmd[10:])
 			}
 			if code == ccActivateCredential {
-				// TPMS_AUTH_COMMAND: handle, nonce, attributes with encrypt (bit 6).
+				// A TPMS_AUTH_COMMAND consists of handle, nonce, attributes (bit 6: encrypt) and
+				// HMAC.
 				auth := cmd[10+8+4:]
 				nonce := int(auth[4])<<8 | int(auth[5])
 				key := binary.BigEndian.Uint32(cmd[14:])

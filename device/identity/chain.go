@@ -12,7 +12,7 @@ const maxChain = 48 << 10
 // readChain reads the TPM maker's intermediate certificates (EK profile 2.2.1.5) from the NV
 // indices, in order. tcg.SplitCertificates describes the layout of these indices. `leaf` is the EK
 // certificate, or nil if there is none. If a part of the chain is unreadable, readChain returns the
-// readable part and a note, because the readable part may be enough for the hub.
+// rest and a note, because the rest may be enough for the hub.
 func (t *TPM) readChain(indices []uint32, leaf []byte) (chain [][]byte, notes []string) {
 	var parts [][]byte
 	total := 0

@@ -55,7 +55,7 @@ func commandOf(code uint32) command {
 }
 
 // endedSessions returns the sessions that end with the command `cmd`, because the command does not
-// set continueSession. This package makes `cmd`, so `cmd` is well-formed.
+// set continueSession for them. `cmd` is well-formed, because this package makes it.
 func endedSessions(cmd []byte) []uint32 {
 	if len(cmd) < 10 || binary.BigEndian.Uint16(cmd) != tagSessions {
 		return nil
@@ -70,7 +70,8 @@ func endedSessions(cmd []byte) []uint32 {
 		return nil
 	}
 	var ended []uint32
-	// TPMS_AUTH_COMMAND: handle, nonce, attributes (bit 0: continueSession), HMAC.
+	// Each TPMS_AUTH_COMMAND consists of handle, nonce, attributes (bit 0: continueSession) and
+	// HMAC.
 	for b := cmd[at : at+size]; len(b) >= 6; {
 		handle := binary.BigEndian.Uint32(b)
 		nonce := int(binary.BigEndian.Uint16(b[4:]))

@@ -1,7 +1,7 @@
 // Package identity manages a device's keys in its TPM 2.0. It finds the endorsement key (EK) and
-// the EK certificate. It makes the attestation key (IAK) and the identity key (IDevID), and
-// certifies the IDevID key with the IAK. It opens credentials that the hub encrypted to the TPM. In
-// TLS, it signs with the IDevID key.
+// the EK certificate, makes the attestation key (IAK) and the identity key (IDevID), and certifies
+// the IDevID key with the IAK. It opens credentials that the hub encrypted to the TPM, and signs
+// TLS handshakes with the IDevID key.
 //
 //	t, err := identity.Open("/dev/tpmrm0")
 //	id, err := identity.Load(ctx, t, identity.Options{})
@@ -12,9 +12,9 @@
 //
 // On later starts, LoadSigner is enough.
 //
-// All keys are primary keys. The TPM makes each key from its template when this package needs the
-// key. The package stores nothing in the TPM or on the disk, and the same TPM always makes the
-// same keys.
+// All keys are primary keys. The TPM derives each key from the key's template when this package
+// needs it. The package stores nothing in the TPM or on the disk, and the same TPM always derives
+// the same keys.
 //
 // # Commands
 //
@@ -38,9 +38,9 @@
 //
 // LoadSigner needs one command, CreatePrimary. A non-empty Options.EndorsementAuth adds one
 // StartAuthSession to each CreatePrimary and PolicySecret. A session ends with the command that it
-// authorises, so no command is needed to flush it. The session of ActivateCredential must be salted
-// to the EK, to hide the secret on the bus. The IAK's policy session is salted for this purpose, so
-// there is no extra command.
+// authorises, so no command is needed to flush it. To hide the secret on the bus,
+// ActivateCredential needs a session that is salted to the EK. The policy session for the IAK also
+// serves this purpose, so no extra command is needed.
 //
 // # Lockout
 //
@@ -48,9 +48,9 @@
 // protection applies to the keys' passwords, although these passwords are empty. If a program has
 // used such a password, the next power loss increases the count of failures (Part 1, 19.8.6). At
 // the limit, the TPM refuses the keys for minutes or hours. Therefore this package never uses a
-// key's password. A policy with the endorsement hierarchy authorises each use of a key. The
-// protection does not apply to this hierarchy. The TPM neither counts the use of a policy session
-// as a guess nor refuses it.
+// key's password. Instead, it authorises each use of a key with a policy that refers to the
+// endorsement hierarchy, to which the protection does not apply. The TPM neither counts the use of
+// a policy session as a guess nor refuses it during a lockout.
 //
 // # Cleanup
 //

@@ -13,16 +13,15 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// nvEndorsement is the first NV index of the EK profile. nvEndorsementLast is the last NV index
-// that this package reads.
+// nvEndorsement is the first NV index that the EK profile defines. nvEndorsementLast is the last
+// one that this package reads.
 const (
 	nvEndorsement     = 0x01C00000
 	nvEndorsementLast = tcg.ChainLast
 )
 
-// findEK sets i.EK and the fields of i that describe the EK. It uses the first template with these
-// two properties: the TPM has a certificate for the template, and the template's key matches this
-// certificate.
+// findEK sets i.EK and the fields of i that describe the EK. It uses the first template for which
+// the TPM has a certificate that matches the key made from the template.
 func (i *Identity) findEK(o Options) error {
 	templates, err := ekTemplates(o.EK)
 	if err != nil {
@@ -64,8 +63,8 @@ func (i *Identity) findEK(o Options) error {
 	return fmt.Errorf("%w (%s)", ErrNoEKCertificate, looked(indices))
 }
 
-// unvouchedEK uses the first readable certificate, and the key of that certificate's template. So
-// the hub sees that the certificate and the key do not match. If no certificate is readable,
+// unvouchedEK uses the first readable certificate together with the key of that certificate's
+// template, so that the hub sees that the two do not match. If no certificate is readable,
 // unvouchedEK uses a key without a certificate.
 func (i *Identity) unvouchedEK(templates []tcg.Template, indices []uint32, notes []string) error {
 	for _, template := range templates {
@@ -142,8 +141,8 @@ func looked(indices []uint32) string {
 	return "NV indices that its maker defined: " + strings.Join(s, ", ")
 }
 
-// verdict is an error about one certificate or key. After a verdict, the caller tries the next
-// certificate or key. An error that is not a verdict means that communication with the TPM failed.
+// verdict is an error about one certificate or key, after which the caller tries the next one. Any
+// other error means that communication with the TPM failed.
 type verdict struct {
 	error
 	why tcg.OmissionReason // 0: the TPM's key does not match the certificate, or cannot be made
@@ -166,7 +165,7 @@ func judged(err error) error {
 	return verdict{error: err}
 }
 
-// tryEK uses the key of one template if the key matches the certificate of that template.
+// tryEK uses the key of the given template if it matches the certificate for that template.
 func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 	t := i.ring.t
 	raw, err := t.readNV(template.CertificateIndex)
@@ -199,8 +198,8 @@ func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 
 // plainEK uses a key without a certificate. If the caller requested a template, plainEK uses that
 // template's key. Otherwise it uses the key of template L-2, or of template L-1 if the TPM lacks
-// L-2's curve. Some makers offer EK certificates for download, and these certificates are for the
-// keys of L-2 or L-1. plainEK always chooses the same key, so that the hub recognises the device.
+// L-2's curve. Some makers offer EK certificates only for download, and these are for the keys of
+// L-2 or L-1. plainEK always chooses the same key, so that the hub recognises the device.
 func (i *Identity) plainEK(templates []tcg.Template, indices []uint32) error {
 	if len(templates) > 1 {
 		templates = nil
@@ -238,8 +237,9 @@ func (i *Identity) setEK(k *key, name string, cert *tcg.EKCertificate) {
 	i.ek, i.EK, i.EKTemplate, i.EKCertificate = k, k.public, name, cert
 }
 
-// persistentEK returns the key at the EK profile's persistent handle for the template. If `fits`
-// does not accept that key, persistentEK returns nil.
+// persistentEK returns the key at the persistent handle that the EK profile reserves for the
+// template. If there is no usable key at that handle, or `fits` does not accept the key,
+// persistentEK returns nil.
 func (i *Identity) persistentEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
 	if template.Handle == 0 {
 		return nil, nil
@@ -262,7 +262,7 @@ func (i *Identity) persistentEK(template tcg.Template, fits func(*tcg.Public) bo
 	return &key{template: template, public: public, name: name, handle: template.Handle, persistent: true}, nil
 }
 
-// madeEK makes the template's key in the TPM, and returns the key if `fits` accepts the key.
+// madeEK makes the template's key in the TPM, and returns it if `fits` accepts it.
 func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
 	k := &key{template: template}
 	i.ring.keys = append(i.ring.keys, k)
@@ -290,9 +290,9 @@ func sameKey(p *tcg.Public, want crypto.PublicKey) bool {
 	return ok && k.Equal(want)
 }
 
-// storedTemplate applies the template and the nonce that some TPMs store for L-1 and L-2 (EK
-// profile 2.2.1.4). The stored template replaces the default template. The nonce replaces the start
-// of the template's unique field.
+// storedTemplate returns the template that the TPM actually uses: some TPMs store, for L-1 and L-2,
+// a template that replaces the default template, and a nonce that replaces the start of the
+// template's unique field (EK profile 2.2.1.4).
 func (t *TPM) storedTemplate(template tcg.Template, indices []uint32) (tcg.Template, error) {
 	var templateIndex, nonceIndex uint32
 	switch template.Name {

@@ -208,7 +208,7 @@ func TestBrokenChainIsNotedAndDoesNotStop(t *testing.T) {
 	}
 }
 
-// If one NV index of the chain is unreadable, readChain still reads the other indices.
+// If one of the NV indices that contain the chain is unreadable, readChain still reads the others.
 func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -228,7 +228,8 @@ func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
 	}
 }
 
-// If a certificate is for another key, Load uses the next certificate and adds a note.
+// If a certificate is for another key than the TPM's, Load uses the next certificate and adds a
+// note.
 func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	t.Parallel()
 	s, other := startTPM(t, swtpm.P384), newTPMOf(t, swtpm.P384)
@@ -240,7 +241,7 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	if id.EKTemplate != "L-1" || len(id.Notes) != 1 || !strings.Contains(id.Notes[0], "H-3") {
 		t.Errorf("EK %s, notes %q", id.EKTemplate, id.Notes)
 	}
-	// Now the L-1 index has no certificate either, so no usable certificate is left.
+	// Now the L-1 index does not contain a certificate either, so no usable certificate is left.
 	if err := s.WriteNV(0x01C00002, []byte("no certificate")); err != nil {
 		t.Fatal(err)
 	}
@@ -311,8 +312,8 @@ func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 	}
 }
 
-// TestEKThatAllowsPoliciesAlone: this package can use an EK that only a policy authorises (policy B
-// without userWithAuth). It refuses an EK with a policy that is not in the EK profile.
+// TestEKThatAllowsPoliciesAlone: this package can use an EK that can only be authorised by a policy
+// (policy B without userWithAuth). It refuses an EK whose policy is not in the EK profile.
 func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -411,8 +412,8 @@ func TestSmallNVBuffer(t *testing.T) {
 	}
 }
 
-// TestFewHandlesAtATime: a TPM with many NV indices, or with a small buffer, returns its list of
-// handles in several responses. listHandles returns the handles of all these responses.
+// TestFewHandlesAtATime: if a TPM has many NV indices or a small buffer, it returns its list of
+// handles in several responses. listHandles returns the handles from all of them.
 func TestFewHandlesAtATime(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)

@@ -9,28 +9,28 @@ import (
 )
 
 var (
-	// ErrNoEKCertificate: the TPM has no endorsement key certificate. Some TPM makers offer
-	// the certificates for download instead.
+	// ErrNoEKCertificate means that the TPM has no endorsement key certificate. Some TPM makers
+	// offer the certificates for download instead.
 	ErrNoEKCertificate = errors.New("identity: this TPM has no endorsement key certificate")
-	// ErrEKMismatch: the TPM has EK certificates, but can make none of the keys in these
-	// certificates.
+	// ErrEKMismatch means that the TPM has EK certificates, but cannot make the key of any of them.
 	ErrEKMismatch = errors.New("identity: no endorsement key certificate in this TPM matches its keys")
-	// ErrOtherTPM: the credential was made for another EK or another IAK, or was altered.
+	// ErrOtherTPM means that the credential was made for another EK or IAK, or was altered.
 	ErrOtherTPM = errors.New("identity: the credential was not made for this TPM's EK and IAK")
-	// ErrPSSSalt: this is an old TPM that signs RSA-PSS with the longest possible salt, which
-	// TLS 1.3 does not allow (RFC 8446, 4.2.3).
+	// ErrPSSSalt means that this is an old TPM that signs RSA-PSS with the longest possible salt,
+	// which TLS 1.3 does not allow (RFC 8446, 4.2.3).
 	ErrPSSSalt = errors.New("identity: this TPM's RSA-PSS signatures have a salt that TLS 1.3 refuses: use an ECC identity key, or TLS 1.2")
-	// ErrTPM12: the device is a TPM 1.2.
+	// ErrTPM12 means that the device is a TPM 1.2.
 	ErrTPM12 = errors.New("identity: this is a TPM 1.2, but a TPM 2.0 is required (on some machines, the firmware setup can switch to TPM 2.0)")
-	// ErrKeyChanged: from the same template, the TPM made another key than before. So the TPM was
-	// replaced, or the TPM's endorsement seed was changed.
+	// ErrKeyChanged means that the TPM made another key than before from the same template. So the
+	// TPM was replaced, or its endorsement seed was changed.
 	ErrKeyChanged = errors.New("identity: the TPM now makes another key from the same template: was the TPM replaced, or reset with its maker's tool?")
-	// ErrClosed: a method was called after Close.
+	// ErrClosed means that a method was called after Close.
 	ErrClosed = errors.New("identity: the TPM or its keys are closed")
 )
 
-// errForeignKey: the TPM returned a result that was not made with this package's key. So another
-// program has flushed the key, and the handle now refers to a key of that program.
+// errForeignKey means that the TPM returned a result that was made with another key. This happens
+// if another program has flushed this package's key, and the handle now refers to a key of that
+// program.
 var errForeignKey = errors.New("identity: the key's handle now refers to another key")
 
 // explain converts a refusal of the TPM to a *tpmrc.Cause. If the error already contains a

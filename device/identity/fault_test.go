@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// onboardOnce runs, once, each operation that loads keys or sessions. It stops at the first error.
+// onboardOnce runs each operation that loads keys or sessions once. It stops at the first error.
 func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 	id, err := Load(ctx, tpm, Options{})
 	if err != nil {
@@ -35,7 +35,7 @@ func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 // TestNothingLeaksWhateverCommandFails: the test makes each command fail in five ways: before it is
 // sent; after the TPM executed it; with a refusal; with a response that ends early; and with random
 // bytes as the response. After Close, the TPM must hold no object and no session of this package.
-// With -short, each way is tried only at every third command. But the ways begin at different
+// With -short, the test tries each way only at every third command. The ways begin at different
 // commands, so each command still fails in at least one way.
 func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	step := 1
@@ -137,8 +137,8 @@ func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// The function `litter` fills a TPM with keys and sessions. It simulates a process that is killed
-// before it flushes its keys and sessions.
+// The function `litter` fills a TPM with keys and sessions, as a process does that is killed before
+// it can flush them.
 func litter(t *testing.T, s *swtpm.TPM) {
 	t.Helper()
 	dead := open(t, s)
@@ -165,7 +165,7 @@ func litter(t *testing.T, s *swtpm.TPM) {
 }
 
 // TestNeverSweepsBehindAResourceManager: behind a resource manager, loaded objects may belong to
-// other programs. So this package does not flush these objects.
+// other programs, so this package does not flush them.
 func TestNeverSweepsBehindAResourceManager(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -183,9 +183,9 @@ func TestNeverSweepsBehindAResourceManager(t *testing.T) {
 	}
 }
 
-// TestTwoUsersOfOneTPM: the TPM has no room for the keys of two users. So each user finds that its
-// keys were flushed, or that its handle refers to a key of the other user. The operations of both
-// users still succeed.
+// TestTwoUsersOfOneTPM: the TPM has no room for the keys of two users, so each of them finds that
+// its keys were flushed, or that one of its handles now refers to a key of the other user.
+// Nevertheless, the operations of both users succeed.
 func TestTwoUsersOfOneTPM(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -221,8 +221,9 @@ func TestTwoUsersOfOneTPM(t *testing.T) {
 	wg.Wait()
 }
 
-// TestHandleOfAnotherKeyIsNoticed: another process flushed this package's keys, and the keys of
-// that process got the same handles. The package must not return a result that such a key made.
+// TestHandleOfAnotherKeyIsNoticed: another process has flushed this package's keys, and its own
+// keys have got the same handles. The package must not return a result that was made with such a
+// key.
 func TestHandleOfAnotherKeyIsNoticed(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -295,8 +296,8 @@ func TestSameKeysAfterReset(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestRejectsKeysOfAReplacedTPM: if the TPM was replaced and makes other keys, the operations of an
-// identity return ErrKeyChanged.
+// TestRejectsKeysOfAReplacedTPM: if the TPM is replaced by one that makes other keys, all
+// operations of an identity return ErrKeyChanged.
 func TestRejectsKeysOfAReplacedTPM(t *testing.T) {
 	t.Parallel()
 	s, other := startTPM(t, swtpm.RSA2048), newTPMOf(t, swtpm.RSA2048)
@@ -320,8 +321,8 @@ func TestFallsBackToRSA(t *testing.T) {
 	s := startTPM(t, swtpm.RSA2048)
 	noECC := func(tpm *TPM) {
 		spyOn(tpm).before = func(code uint32, cmd []byte) ([]byte, error) {
-			// These bytes are the key's type, ECC (0x0023), and its nameAlg, SHA-256 (0x000B), in
-			// the TPM2B_PUBLIC.
+			// These bytes in the TPM2B_PUBLIC are the key's type, ECC (0x0023), and its nameAlg,
+			// SHA-256 (0x000B).
 			if code == ccCreatePrimary && bytes.Contains(cmd, []byte{0, 0x23, 0, 0x0B}) {
 				return refusal(tpm2.TPMRCCurve + 0x240), nil
 			}
@@ -339,7 +340,7 @@ func TestFallsBackToRSA(t *testing.T) {
 		t.Fatal(err)
 	}
 	verifyRequest(t, raw, s.Roots(), s.Issuer())
-	// If the caller requests a curve by name, Load makes no other kind of key.
+	// If the caller requests a curve explicitly, Load makes no other kind of key.
 	if _, err := Load(t.Context(), tpm, Options{Algorithm: P256}); !errors.Is(err, tpm2.TPMRCCurve) {
 		t.Errorf("error %v", err)
 	}
@@ -457,7 +458,8 @@ func TestEmptyParametersAreNotAPanic(t *testing.T) {
 	tpm := open(t, s)
 	id := load(t, tpm, Options{})
 	spyOn(tpm).before = func(uint32, []byte) ([]byte, error) {
-		// Tag, size, response code, parameterSize 0, and the response of a password session.
+		// The response consists of the tag, its size, the response code, parameterSize 0, and the
+		// answer of a password session.
 		return []byte{0x80, 0x02, 0, 0, 0, 19, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0}, nil
 	}
 	if _, err := id.Signer().Sign(nil, make([]byte, 32), hashOpts); err == nil {

@@ -26,11 +26,11 @@ var templateName = map[Algorithm]string{RSA2048: "H-1", P256: "H-2", P384: "H-3"
 // Options are the options of Load and LoadSigner. The zero value suits nearly all machines.
 type Options struct {
 	// Algorithm is the algorithm of the IAK and the IDevID key. Empty means P-256, or RSA 2048 if
-	// the TPM lacks P-256. With another algorithm, the device has another identity.
+	// the TPM lacks P-256. A device that uses another algorithm has another identity.
 	Algorithm Algorithm
 
-	// EK is the name of the endorsement key's template, as in tcg.EKTemplates:
-	// "L-1", "H-3". Empty: the best template whose certificate is in the TPM.
+	// EK is the name of the endorsement key's template, as in tcg.EKTemplates, for example "L-1" or
+	// "H-3". Empty means the best template for which the TPM has a certificate.
 	EK string
 
 	// AllowUnvouched accepts an endorsement key (EK) without a matching certificate, instead of
@@ -40,13 +40,13 @@ type Options struct {
 	AllowUnvouched bool
 
 	// WithoutCertificate omits the EK certificate from the request if the certificate does not
-	// match the TPM's EK, because the hub would refuse a request with such a certificate. After
-	// TPM2_ChangeEPS, which replaces the TPM's keys, no stored certificate matches. A certificate
-	// that matches the EK is always in the request.
+	// match the TPM's EK, because the hub would refuse such a request. After TPM2_ChangeEPS, which
+	// replaces the TPM's keys, no stored certificate matches. A certificate that matches the EK is
+	// always in the request.
 	WithoutCertificate bool
 
-	// EndorsementAuth is the authorisation value of the endorsement hierarchy;
-	// empty if none was set.
+	// EndorsementAuth is the authorisation value of the endorsement hierarchy. It is empty if none
+	// was set.
 	EndorsementAuth []byte
 }
 
@@ -63,8 +63,8 @@ type Keys struct {
 	// Omission is the reason why EKCertificate is nil although the TPM has a certificate.
 	Omission tcg.Omission
 
-	// Notes are sentences for a person about problems that did not prevent the operation: a
-	// certificate that does not match, an incomplete chain.
+	// Notes are sentences for a person about problems that did not prevent the operation, such as a
+	// certificate that does not match, or an incomplete chain.
 	Notes []string
 }
 
@@ -81,8 +81,9 @@ type Identity struct {
 // Depending on the TPM, it takes about 100 milliseconds or up to several seconds. It stops when ctx
 // ends.
 //
-// Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and the TPM's response code as a
-// *tpmrc.Cause. After an error, no object of this call stays in the TPM.
+// The error may be ErrNoEKCertificate, ErrEKMismatch or ErrTPM12. If the TPM refused a command, the
+// error contains its response code as a *tpmrc.Cause. After an error, no object that Load made
+// stays in the TPM.
 func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
 	end, err := t.begin(ctx, OpFindEK)
 	if err != nil {
@@ -169,7 +170,7 @@ func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
 }
 
 // ReleaseAttestation flushes the EK and the IAK. While these keys are loaded, a resource manager
-// must save and load them around every command, and this takes time. The next operation that needs
+// must save and reload them around every command, which takes time. The next operation that needs
 // one of these keys makes the key again. ActivateCredential calls ReleaseAttestation.
 func (i *Identity) ReleaseAttestation() error {
 	end, err := i.ring.begin(context.Background(), OpRelease)

@@ -11,7 +11,7 @@ import (
 )
 
 // key is a key in the TPM, either a primary key or a persistent key. The package makes a primary
-// key when an operation needs the key, and may flush it at any time.
+// key when an operation needs it, and may flush it at any time.
 type key struct {
 	template   tcg.Template
 	public     *tcg.Public // nil until the key is made for the first time
@@ -21,7 +21,7 @@ type key struct {
 	persistent bool
 }
 
-// The method `with` returns the key as a go-tpm handle that the session s authorises.
+// The method `with` returns the key as a go-tpm handle that is authorised by the session s.
 func (k *key) with(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMHandle(k.handle), Name: tpm2.TPM2BName{Buffer: k.name}, Auth: s}
 }
@@ -36,9 +36,9 @@ type ring struct {
 }
 
 // The method `attempt` loads the keys and calls the function `f`. If the TPM has no room, attempt
-// flushes other objects and retries. If the TPM lost the keys in a reset, attempt makes the keys
-// again and retries. So `f` may run several times. If `f` fails, attempt flushes every object and
-// session that `f` left in the TPM.
+// flushes other objects and retries. If the TPM lost the keys in a reset, attempt makes them again
+// and retries. So `f` may run several times. If `f` fails, attempt flushes every object and session
+// that `f` left in the TPM.
 func (r *ring) attempt(keys []*key, f func() error) error {
 	const tries = 4 // the first try, and a retry after: flushing own keys, sweep, reset of the TPM
 	for try := 1; ; try++ {
@@ -61,8 +61,9 @@ func (r *ring) attempt(keys []*key, f func() error) error {
 	}
 }
 
-// The method `swapped` reports, after a refusal, whether a handle now refers to another key. On a
-// socket, another process may have flushed this package's keys and loaded other keys.
+// The method `swapped` is called after the TPM refused a command. It reports whether a handle now
+// refers to another key, because another process that uses the same socket may have flushed this
+// package's keys and loaded its own.
 func (r *ring) swapped(err error, keys []*key) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {

@@ -17,8 +17,8 @@ import (
 const maxResponse = 8192
 
 // A link sends commands to a TPM, one at a time. After an error, the link closes its connection,
-// and the next command opens a new connection. So the link never reads a late response as the
-// response to another command.
+// and opens a new one for the next command, so that it never takes a late response for the response
+// to another command.
 type link interface {
 	// exchange sends one command and returns its whole response. It returns within the time
 	// `limit`, and soon after ctx ends.
@@ -47,8 +47,8 @@ func (s *socket) connect(ctx context.Context) error {
 			s.conn = conn
 			return nil
 		}
-		// If the queue of a Unix socket is full, connect(2) does not wait and fails with
-		// EAGAIN. swtpm's queue is full with one waiting client.
+		// If the queue of a Unix socket is full, connect(2) does not wait but fails with EAGAIN.
+		// The queue of swtpm is full as soon as one client is waiting.
 		if !errors.Is(err, syscall.EAGAIN) {
 			return err
 		}
@@ -107,7 +107,7 @@ func (s *socket) converse(ctx context.Context, command []byte, limit time.Durati
 	return rsp, nil
 }
 
-// idle disconnects, because swtpm serves one client at a time.
+// idle disconnects from the TPM, because swtpm serves one client at a time.
 func (s *socket) idle() {
 	if s.conn != nil {
 		s.conn.Close() // no data are buffered, so closing loses none

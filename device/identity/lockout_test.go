@@ -41,8 +41,8 @@ var lockoutCases = []struct {
 	{"RSA keys", swtpm.P384, Options{Algorithm: RSA2048}},
 }
 
-// A TPM counts a power loss as a wrong guess if a program has used a key's password before. This
-// package uses no key's password, so the TPM counts no power loss.
+// If a program has used a key's password, a TPM counts the next power loss as a wrong guess. This
+// package uses no key's password, so the TPM must not count any power loss.
 func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	for _, c := range lockoutCases {
 		t.Run(c.name, func(t *testing.T) {
@@ -61,8 +61,8 @@ func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	}
 }
 
-// After a program has used a key's password, the TPM counts a power loss as a wrong guess. So
-// TestPowerCutsAreNotCountedAsGuesses would fail if this package used a key's password.
+// After a program has used a key's password, the TPM counts a power loss as a wrong guess. This
+// shows that TestPowerCutsAreNotCountedAsGuesses would fail if this package used a key's password.
 func TestTPMCountsAPowerCutAfterAPasswordAsAGuess(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -108,7 +108,7 @@ func TestKeysWorkInLockout(t *testing.T) {
 	}
 }
 
-// indexWith gives new attributes to the NV index that contains the RSA EK's certificate.
+// indexWith changes the attributes of the NV index that contains the RSA EK's certificate.
 func indexWith(t *testing.T, s *swtpm.TPM, attributes tpm2.TPMANV) {
 	t.Helper()
 	id := load(t, open(t, s), Options{})
@@ -126,8 +126,8 @@ func indexWith(t *testing.T, s *swtpm.TPM, attributes tpm2.TPMANV) {
 }
 
 // The EK profile requires TPMA_NV_NO_DA for a certificate's NV index, but not all makers set it.
-// Without this attribute, the TPM counts a use of the index's own password. So this package reads
-// such an index with the authorisation of the owner hierarchy.
+// Without this attribute, a use of the index's own password is subject to dictionary attack
+// protection. So this package reads such an index with the authorisation of the owner hierarchy.
 func TestCertificateIndexWithoutNoDAIsReadByTheOwner(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -19,9 +19,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// base is a folder with a TPM maker's test CA, and with one software TPM for each kind of EK.
-// startTPM makes each of these TPMs only once. Most tests run a copy of one of these TPMs; the
-// other tests need a TPM with its own keys.
+// base is a folder with the test CA of a TPM maker, and with one software TPM for each kind of EK.
+// Each of these TPMs is made only once. Most tests run a copy of one of them; the other tests need
+// a TPM with its own keys.
 var base string
 
 func TestMain(m *testing.M) {
@@ -141,9 +141,8 @@ type spy struct {
 	// The field `before` is called with each command. If `before` returns a response or an error,
 	// the method `exchange` returns that response or error, and the command does not reach the TPM.
 	before func(code uint32, command []byte) ([]byte, error)
-	// The field `after` is called with each response. The method `exchange` returns the response
-	// that `after` returns. If `after` returns an error, `exchange` returns this error, as if the
-	// response was lost.
+	// The field `after` is called with each response. The method `exchange` returns the response or
+	// the error that `after` returns. An error looks as if the response was lost.
 	after func(code uint32, command, response []byte) ([]byte, error)
 }
 
@@ -175,7 +174,8 @@ func refusal(rc tpm2.TPMRC) []byte {
 
 var errInjected = errors.New("injected")
 
-// The function `credential` makes a credential for an identity, as a hub does.
+// The function `credential` makes a credential for the device with the given EK and IAK, as a hub
+// does.
 func credential(t testing.TB, ekPublic, iakName, secret []byte) (idObject, encryptedSecret []byte) {
 	t.Helper()
 	pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](ekPublic)

@@ -10,9 +10,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// nvChunks are the sizes for NV_Read to try, in bytes. Most TPMs return 1024 bytes in one response,
-// some 768 or 512. Reading the limit (TPM_PT_NV_BUFFER_MAX) would take one more command on every
-// TPM.
+// nvChunks are the sizes that NV_Read tries, in bytes. Most TPMs return up to 1024 bytes in one
+// response, some only 768 or 512. Asking the TPM for its limit (TPM_PT_NV_BUFFER_MAX) would take
+// one more command on every TPM.
 var nvChunks = []uint16{1024, 768, 512, 256}
 
 // maxNV is the maximum size of an NV index, in bytes. readNV refuses larger NV indices.
@@ -20,9 +20,9 @@ const maxNV = 16 << 10
 
 // readNV reads a whole NV index. It uses an empty password for the first authorisation that the
 // index's attributes allow: the index's own, the owner's or the platform's. If dictionary attack
-// protection applies to the index's own authorisation, readNV tries this authorisation last (see
-// doc.go, Lockout). An error about the index itself has the type `verdict`, or the function
-// `judged` converts it to this type.
+// protection applies to the index's own authorisation, readNV tries that one last (see "Lockout" in
+// the package comment). An error about the index itself is a verdict, or becomes one when it is
+// passed to the function `judged`.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// The TPM refuses the use of the keys, for example because a hierarchy is disabled. Every operation
-// then fails with the code for this reason.
+// If the TPM refuses the use of the keys, for example because a hierarchy is disabled, every
+// operation fails with the code for that reason.
 func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -57,7 +57,7 @@ func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 	}
 }
 
-// With a password of the endorsement hierarchy, all operations work, and no command to the TPM
+// If the endorsement hierarchy has a password, all operations work, and no command to the TPM
 // contains the password.
 func TestEndorsementPasswordIsProvenAndNotSent(t *testing.T) {
 	t.Parallel()
@@ -100,7 +100,7 @@ func TestNewEndorsementSeedBesideTheOldCertificate(t *testing.T) {
 	if _, err := Load(t.Context(), tpm, Options{}); !errors.Is(err, ErrEKMismatch) {
 		t.Errorf("%v", err)
 	}
-	// If WithoutCertificate is not set, the request has the new EK and the old certificate, so
+	// Without the option WithoutCertificate, the request has the new EK and the old certificate, so
 	// that the hub sees both.
 	id := load(t, tpm, Options{AllowUnvouched: true})
 	if id.EKCertificate == nil || id.EK.Is(id.EKCertificate.PublicKey) || id.Omission != (tcg.Omission{}) {

@@ -10,7 +10,7 @@ import (
 )
 
 // Persistent handles that the TCG reserves for device identities and attestation keys (Registry of
-// Reserved TPM 2.0 Handles and Localities). Keep uses the first keepRange handles of this range.
+// Reserved TPM 2.0 Handles and Localities). The method Keep uses the first keepRange of them.
 const (
 	FirstDevIDHandle = 0x81020000
 	LastDevIDHandle  = 0x8102FFFF
@@ -28,11 +28,12 @@ var ErrOwnerAuth = errors.New("identity: storing a key requires the password of 
 // returns the handle. If `handle` is 0, Keep chooses the handle: the persistent handle that the key
 // already has or, if there is none, the first free handle from FirstDevIDHandle on.
 //
-// Every program that can access the TPM can use the persistent key. Such a program could use the
-// key before, too, because it could make the key from its template. TPM2_Clear removes the
-// persistent key.
+// Every program that can access the TPM can use the persistent key. Keep does not make this any
+// easier for an attacker, because such a program could also make the key from its template.
+// TPM2_Clear removes the persistent key.
 //
-// Errors: ErrHandleTaken, ErrOwnerAuth.
+// If another key is at the handle, the error is ErrHandleTaken. If the owner hierarchy has a
+// password, the error is ErrOwnerAuth.
 func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
 	if handle != 0 && (handle < FirstDevIDHandle || handle > LastDevIDHandle) {
 		return 0, fmt.Errorf("identity: the handle 0x%08X is not for device identities; use 0x%08X to 0x%08X", handle, uint32(FirstDevIDHandle), uint32(LastDevIDHandle))
@@ -51,8 +52,8 @@ func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
 }
 
 // Drop removes the IDevID key from the persistent handle `handle`. If `handle` is 0, Drop removes
-// the key from all handles that Keep may choose. It returns the number of removed handles. It does
-// not remove other keys.
+// the key from all handles that Keep may choose. It returns the number of handles from which it
+// removed the key, and never removes another key.
 func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 	end, err := s.ring.begin(ctx, OpRelease)
 	if err != nil {
@@ -83,8 +84,8 @@ func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 	return n, nil
 }
 
-// The method `kept` returns the persistent handle to use, and whether the IDevID key is already at
-// that handle.
+// The method `kept` returns the persistent handle that Keep should use, and whether the IDevID key
+// is already at that handle.
 func (s *Signer) kept(handle uint32) (at uint32, there bool, err error) {
 	first, last := handle, handle
 	if handle == 0 {
@@ -107,7 +108,7 @@ func (s *Signer) kept(handle uint32) (at uint32, there bool, err error) {
 	return at, false, nil
 }
 
-// nameAt returns the TPM name of the object at a persistent handle; nil if the handle is free.
+// nameAt returns the TPM name of the object at a persistent handle, or nil if the handle is free.
 func (s *Signer) nameAt(handle uint32) ([]byte, error) {
 	rsp, err := run(s.ring.t, tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(handle)})
 	if err != nil && isGone(err) {

@@ -27,9 +27,9 @@ func (r *ring) endorsement() tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Name: tpm2.HandleName(tpm2.TPMRHEndorsement), Auth: session}
 }
 
-// The method `policy` returns a policy session that is valid for one command. The session first
-// runs PolicySecret(endorsement). If `code` is not zero, it then runs PolicyCommandCode(code). If
-// `branches` is not nil, it then runs PolicyOR(branches).
+// The method `policy` returns a policy session for one command. To satisfy the policy, the session
+// runs PolicySecret(endorsement), then PolicyCommandCode(code) if `code` is not zero, and then
+// PolicyOR(branches) if `branches` is not nil.
 func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options ...tpm2.AuthOption) tpm2.Session {
 	callback := func(_ transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
 		_, err := run(r.t, tpm2.PolicySecret{AuthHandle: r.endorsement(), PolicySession: session})
@@ -59,23 +59,23 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 // satisfies the branch of the key's policy that requires only the authorisation of the endorsement
 // hierarchy (DevID 7.3.6.1).
 //
-// The key's own empty password would also work, with three commands less. But the templates do not
-// set noDA, so dictionary attack protection applies to that password. After the password was used,
-// the TPM counts a power loss as a failure (Part 1, 19.8.6). After a few failures, the TPM refuses
-// the key. If the key is used by its policy, without the password, the TPM counts no failures, and
-// does not refuse the key.
+// The key's own empty password would also work, and would take three commands fewer. But the
+// templates do not set noDA, so dictionary attack protection applies to that password: once it has
+// been used, the TPM counts the next power loss as a failure (Part 1, 19.8.6), and after a few
+// failures it refuses the key. If the key is authorised by its policy instead, the TPM neither
+// counts failures nor refuses the key.
 func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }
 
-// errEKPolicy: the endorsement key has a policy of the TPM's maker, which only the maker can
-// satisfy.
+// errEKPolicy means that the endorsement key has a policy of the TPM's maker, which only the maker
+// can satisfy.
 var errEKPolicy = errors.New("the endorsement key has a policy that is not in the EK profile, so only the TPM's maker can use the key")
 
 // ekSession returns the authorisation for an endorsement key: policy A for keys from the low-range
 // templates of the EK profile (B.6), policy B for keys from the high-range templates. It avoids the
-// EK's password for the reason in the comment of the method `user`. A key from a maker's own
-// template may allow only the key's password, which is empty.
+// EK's password for the reason that the comment of the method `user` gives. A key from a maker's
+// own template may allow only the key's password, which is empty.
 func (r *ring) ekSession(ek *tcg.Public) (tpm2.Session, error) {
 	alg := ek.NameAlg
 	if _, err := alg.Hash(); err != nil {

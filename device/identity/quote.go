@@ -19,22 +19,22 @@ type Quoted struct {
 	Signature []byte    // TPMT_SIGNATURE over Attest, by the IAK
 }
 
-// quotedPCRs is the number of quoted PCRs. They are PCR 0 to 15, which the firmware and the static
+// quotedPCRs is the number of PCRs that are quoted: PCR 0 to 15, which the firmware and the static
 // operating system extend (PC Client Platform TPM Profile, 3.7).
 const quotedPCRs = 16
 
-// ErrNoBank means that the TPM has no PCR bank with SHA-256 or better.
+// ErrNoBank means that the TPM has no PCR bank with SHA-256 or a stronger hash.
 var ErrNoBank = errors.New("identity: this TPM has no SHA-256 PCR bank; enable it in the firmware setup")
 
 // OpQuote is the operation of LoadQuote.
 const OpQuote Operation = "quote"
 
-// LoadQuote quotes PCR 0 to 15 of the strongest bank that has measurements, over a nonce (16 to 64
-// bytes). It makes the IAK, signs with the IAK, and flushes the IAK. Options.Algorithm must be the
-// same as at onboarding. LoadQuote takes these commands: one TPM2_GetCapability, one
-// TPM2_CreatePrimary, two TPM2_PCR_Read, three commands of a policy session, one TPM2_Quote and one
-// TPM2_FlushContext. If the strongest bank is empty and the TPM has another bank, it takes one more
-// TPM2_PCR_Read.
+// LoadQuote quotes PCR 0 to 15 of the strongest bank that has measurements. The quote includes a
+// nonce of 16 to 64 bytes. LoadQuote makes the IAK, signs with it, and flushes it.
+// Options.Algorithm must be the same as at onboarding. LoadQuote takes these commands: one
+// TPM2_GetCapability, one TPM2_CreatePrimary, two TPM2_PCR_Read, three commands of a policy
+// session, one TPM2_Quote and one TPM2_FlushContext. If the strongest bank is empty and the TPM has
+// another bank, it takes one more TPM2_PCR_Read.
 //
 // LoadQuote returns exactly the PCR values that the TPM quoted. If a PCR changes between reading
 // and quoting, LoadQuote reads the values again.
@@ -58,7 +58,7 @@ func LoadQuote(ctx context.Context, t *TPM, o Options, nonce []byte) (*Quoted, e
 	return q, nil
 }
 
-// BestBank returns the bank that LoadQuote quotes.
+// BestBank returns the PCR bank that LoadQuote would quote.
 func BestBank(ctx context.Context, t *TPM) (tcg.AlgID, error) {
 	end, err := t.begin(ctx, OpQuote)
 	if err != nil {
@@ -116,8 +116,8 @@ func (r *ring) quote(o Options, nonce []byte) (*Quoted, error) {
 	return nil, errors.New("the PCRs keep changing")
 }
 
-// check verifies the signature of the TPM's attestation, and the nonce in the attestation. It
-// reports whether q.PCRs are the values that the TPM quoted.
+// check verifies the TPM's signature and the nonce in the quote. It reports whether q.PCRs are the
+// values that the TPM quoted.
 func (q *Quoted) check(iak *tcg.Public, nonce []byte) (bool, error) {
 	a, err := tcg.ParseQuote(q.Attest)
 	if err != nil {
@@ -188,7 +188,7 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 			return bank, nil
 		}
 	}
-	// All banks before the last bank are empty. If the last bank is empty too, use the strongest
+	// All banks before the last one are empty. If the last one is empty too, use the strongest
 	// bank.
 	last := banks[len(banks)-1]
 	if len(banks) > 1 {
@@ -200,8 +200,8 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 }
 
 // isEmpty reports whether the firmware measured nothing into PCR 1 to 7 of a bank. It ignores PCR
-// 0, because the initial value of PCR 0 may be a locality. It also ignores the separator that
-// systemd extends into all banks.
+// 0, because the initial value of PCR 0 may be the TPM's startup locality. It also ignores the
+// separator that systemd extends into all banks.
 func (t *TPM) isEmpty(bank tcg.AlgID) (bool, error) {
 	h, err := bank.Hash()
 	if err != nil {

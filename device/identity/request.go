@@ -12,21 +12,21 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// RequestInfo has the values in a request that do not come from the TPM.
+// RequestInfo contains the values in a request that do not come from the TPM.
 type RequestInfo struct {
 	Model, Serial string // of the machine, UTF-8, 1 to tcg.MaxProduct bytes each
 	EventLog      []byte // the firmware's event log, unchanged; may be nil
 
-	// CAData returns the request's prodCaData. It contains the ownership proof for the IDevID key
-	// with the TPM name `idevidName`. If CAData is nil, the request has no prodCaData. Request
+	// CAData returns the request's prodCaData, which contains the ownership proof for the IDevID
+	// key whose TPM name is `idevidName`. If CAData is nil, the request has no prodCaData. Request
 	// calls CAData once, before the TPM signs anything. CAData must not use the Identity.
 	CAData func(idevidName []byte) ([]byte, error)
 }
 
-// Request makes a TCG-CSR-IDEVID (DevID 13.1): the device's request for its certificates, signed
-// by the IDevID key. It includes the IAK's certification that the IDevID key is in the same TPM.
-// The certification's qualifying data is the SHA-256 of prodCaData, so the certification is valid
-// only for this ownership proof.
+// Request makes a TCG-CSR-IDEVID (DevID 13.1): the device's request for its certificates, signed by
+// the IDevID key. It includes a certification by the IAK that the IDevID key is in the same TPM.
+// The qualifying data of this certification is the SHA-256 of prodCaData, so the certification is
+// valid only for this ownership proof.
 //
 // Request verifies the TPM's results. If there is no EK certificate, the request has the EK's
 // public area (TPMT_PUBLIC) instead.
@@ -82,8 +82,8 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 	return body, i.ring.explain(err)
 }
 
-// EKCert returns the field ekCert of a request: the EK certificate (DER). If there is no
-// certificate, it returns the EK's TPMT_PUBLIC.
+// EKCert returns the field ekCert of a request: the EK certificate (DER) or, if there is none, the
+// EK's TPMT_PUBLIC.
 func (k *Keys) EKCert() []byte {
 	if k.EKCertificate == nil {
 		return k.EK.Raw

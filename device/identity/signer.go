@@ -30,7 +30,7 @@ type Signer struct {
 
 // LoadSigner makes only the IDevID key, with one TPM command. A device that already has its
 // certificates needs no other key. Options.Algorithm must be the same as at onboarding. The caller
-// must compare Public with the certificate's key.
+// must check that the key that Public returns is the key in the device's certificate.
 func LoadSigner(ctx context.Context, t *TPM, o Options) (*Signer, error) {
 	end, err := t.begin(ctx, OpMakeKeys)
 	if err != nil {
@@ -57,7 +57,8 @@ func newSigner(r *ring, k *key, own bool) (*Signer, error) {
 	return &Signer{IDevID: k.public, IDevIDName: k.name, ring: r, key: k, pub: pub, own: own}, nil
 }
 
-// Signer returns the IDevID key, for TLS client authentication. It is valid until i is closed.
+// Signer returns the IDevID key, for TLS client authentication. The Signer is valid until i is
+// closed.
 func (i *Identity) Signer() *Signer { return i.signer }
 
 // Close flushes the key of a Signer from LoadSigner. For an Identity's Signer, Close does nothing:
@@ -72,15 +73,15 @@ func (s *Signer) Close() error {
 // Public returns an *ecdsa.PublicKey or *rsa.PublicKey.
 func (s *Signer) Public() crypto.PublicKey { return s.pub }
 
-// Sign signs a digest in the TPM. The first argument is not used.
+// Sign signs a digest in the TPM. It does not use its first argument.
 //
 // For an ECC key, it returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3). The digest must be made
 // with the hash that TLS 1.3 uses for the key's curve: SHA-256 for P-256, SHA-384 for P-384,
 // SHA-512 for P-521. For an RSA key, it returns an RSA-PSS signature if `opts` is an
 // *rsa.PSSOptions, and a PKCS #1 v1.5 signature otherwise.
 //
-// Sign verifies each signature before it returns. Errors: ErrPSSSalt, if the salt does not have the
-// length that `opts` requires.
+// Sign verifies each signature before it returns it. If the salt does not have the length that
+// `opts` requires, the error is ErrPSSSalt.
 func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	hash, ok := tpmHash[opts.HashFunc()]
 	if !ok || len(digest) != opts.HashFunc().Size() {
@@ -126,9 +127,9 @@ var tpmHash = map[crypto.Hash]tcg.AlgID{
 
 type scheme struct{ alg, hash tcg.AlgID }
 
-// The method `sign` lets an unrestricted key sign a digest, and returns the TPMT_SIGNATURE if the
-// function `verify` accepts it. If `verify` returns tcg.ErrSignature, another key made the
-// signature, because the handle now refers to that key. Then sign makes the ring's key again and
+// The method `sign` signs a digest with an unrestricted key, and returns the TPMT_SIGNATURE if the
+// function `verify` accepts it. If `verify` returns tcg.ErrSignature, the signature was made with
+// another key, to which the handle now refers. In this case, sign makes the ring's key again and
 // retries.
 func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) error) ([]byte, error) {
 	var out []byte

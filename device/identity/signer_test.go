@@ -100,8 +100,8 @@ func TestRSASignerDoesBothPaddings(t *testing.T) {
 	}
 }
 
-// TestRejectsPSSSaltThatTLSRefuses: Sign refuses a signature with the longest possible salt, which
-// an old TPM makes, and accepts a signature with a correct salt.
+// TestRejectsPSSSaltThatTLSRefuses: some old TPMs sign with the longest possible salt. Sign refuses
+// such a signature, and accepts a signature with a correct salt.
 func TestRejectsPSSSaltThatTLSRefuses(t *testing.T) {
 	t.Parallel()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

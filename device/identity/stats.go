@@ -19,8 +19,8 @@ const (
 	OpHandshake Operation = "handshake" // signatures by a Signer
 )
 
-// Count is a number of TPM commands and their total time, from the first byte sent to the
-// last byte received.
+// Count is a number of TPM commands and the total time that they took. The time of a command is
+// measured from the first byte sent to the last byte received.
 type Count struct {
 	Commands int
 	Time     time.Duration

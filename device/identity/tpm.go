@@ -25,8 +25,8 @@ type TPM struct {
 	// handles are the transient objects and sessions that this package made and has not
 	// flushed yet. The value is true while a key owns the handle.
 	handles map[uint32]bool
-	// The field `lost` means that the response of a command that makes a handle was lost. So the
-	// TPM may hold an object with an unknown handle.
+	// The field `lost` is set when the response to a command that makes a handle was lost, so that
+	// the TPM may hold an object with an unknown handle.
 	lost bool
 	// generation increases when existing handles may have become invalid.
 	generation int
@@ -74,8 +74,8 @@ func (t *TPM) Close() error {
 	return errors.Join(tidied, t.link.close())
 }
 
-// forget marks all handles as not owned by a key, because some handles have become invalid. The
-// method `tidy` then flushes the handles that are still valid.
+// forget marks all handles as not owned by a key, because some of them have become invalid. The
+// method `tidy` then flushes those that are still valid.
 func (t *TPM) forget() {
 	for h := range t.handles {
 		t.handles[h] = false
@@ -83,7 +83,7 @@ func (t *TPM) forget() {
 	t.generation++
 }
 
-// wire makes the TPM a transport for go-tpm. Use it only during an operation.
+// wire makes the TPM usable as a transport for go-tpm. Use it only during an operation.
 type wire struct{ t *TPM }
 
 // Send sends one marshalled command and returns its response. If the TPM is busy, Send retries for
@@ -236,11 +236,11 @@ func (t *TPM) flush(handle uint32) error {
 	return nil
 }
 
-// tidyTimeout limits the cleanup after a failure. It is long because the TPM may first have to
-// finish making a key for a cancelled command.
+// tidyTimeout limits the time for the cleanup after a failure. It is long because the TPM may first
+// have to finish making a key for a command that was cancelled.
 const tidyTimeout = time.Minute
 
-// tidy flushes the handles that no key owns, which failed commands left in the TPM. It continues
+// tidy flushes the handles that failed commands left in the TPM, and that no key owns. It continues
 // even if the operation's context has ended.
 func (t *TPM) tidy() error {
 	ctx, op := t.ctx, t.operation
@@ -287,9 +287,9 @@ func (t *TPM) sweep() (int, error) {
 	return n, err
 }
 
-// listHandles returns the handles from `first` on that have the same type as `first`, in ascending
-// order. It stops before the first handle for which `keep` returns false. If the TPM returns the
-// list in parts, listHandles asks for all parts.
+// listHandles returns the handles that have the same type as `first` and are not smaller, in
+// ascending order. It stops before the first handle for which `keep` returns false. If the TPM
+// returns the list in several responses, listHandles asks for all of them.
 func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error) {
 	const page = 254 // maximum number of handles in one response (MAX_CAP_BUFFER)
 	var out []uint32
@@ -322,7 +322,7 @@ func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error
 	}
 }
 
-// Raw calls `f` with the TPM as a transport for go-tpm. No other operation runs at the same time.
+// Raw calls `f` with the TPM as a transport for go-tpm. No other operation runs while `f` runs.
 // When `f` returns, Raw flushes the objects that `f` made.
 func (t *TPM) Raw(ctx context.Context, f func(transport.TPM) error) error {
 	end, err := t.begin(ctx, OpRelease)

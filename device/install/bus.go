@@ -34,8 +34,8 @@ func locate(dir string) (location, error) {
 	return location{dir, bus}, nil
 }
 
-// holder returns the name of the block device that uses the disk or one of the disk's partitions,
-// such as md0, bcache0 or dm-0. The name is empty if there is no such device.
+// holder returns the name of a block device, such as md0, bcache0 or dm-0, that uses the disk or
+// one of its partitions. The name is empty if there is no such device.
 func (l location) holder() string {
 	for _, pattern := range []string{"holders/*", "*/holders/*"} {
 		if found, err := filepath.Glob(filepath.Join(l.dir, pattern)); err == nil && len(found) > 0 {
@@ -82,8 +82,8 @@ func notDisk(name string, l location) bool {
 }
 
 // transports returns the transports of an NVMe disk's controllers: "pcie", or "tcp", "rdma" and
-// "fc" for NVMe over fabrics. If a namespace has several paths, its controllers are in its
-// subsystem's folder.
+// "fc" for NVMe over fabrics. The controllers of a namespace with several paths are in the folder
+// of its subsystem.
 func transports(l location) (out []string) {
 	files, err := filepath.Glob(filepath.Join(l.dir, "device/nvme*/transport"))
 	if err != nil {
@@ -118,8 +118,8 @@ func external(name string, l location) string {
 	return ""
 }
 
-// ancestor returns the nearest folder, above the disk's folder, for which the function `is` returns
-// true. It returns "" if there is no such folder.
+// ancestor returns the nearest folder above the disk's folder for which the function `is` returns
+// true, or "" if there is no such folder.
 func (l location) ancestor(is func(dir string) bool) string {
 	root := strings.TrimSuffix(l.dir+"/", l.bus)
 	for dir := filepath.Dir(l.dir); len(dir) > len(root); dir = filepath.Dir(dir) {
@@ -130,8 +130,8 @@ func (l location) ancestor(is func(dir string) bool) string {
 	return ""
 }
 
-// usbSerial returns the serial number of the USB device that contains the disk. Linux does not ask
-// a USB disk for the disk's own serial number.
+// usbSerial returns the serial number of the USB device that contains the disk. It is used because
+// Linux does not ask a USB disk for the disk's own serial number.
 func usbSerial(l location) string {
 	if device := l.ancestor(func(dir string) bool { return text(dir, "idVendor") != "" }); device != "" {
 		return text(device, "serial")
@@ -139,9 +139,9 @@ func usbSerial(l location) string {
 	return ""
 }
 
-// sticks returns the disks from which the installer runs, and the disks that may be copies of these
-// disks. The map's key is a disk's name. The map's value is the reason why the disk is in the map.
-// `known` has names of disks and lower-case GUIDs of partitions.
+// sticks returns the disks from which the installer may have been started, and those that may be
+// copies of them. It maps the name of each such disk to the reason. `known` contains names of disks
+// and lower-case GUIDs of partitions, by which the installer knows the medium from which it runs.
 func sticks(dev string, disks []Disk, known []string) map[string]string {
 	known = slices.DeleteFunc(slices.Clone(known), func(s string) bool { return s == "" })
 	if len(known) == 0 {
@@ -191,8 +191,8 @@ func partitionGUIDs(dev string, d Disk) (out []string) {
 	return out
 }
 
-// Open opens a disk for exclusive use. `dev` is /dev. Open fails if another disk now has the name
-// d.Name. This can happen if a person replugs disks after d was listed.
+// Open opens a disk for exclusive use. `dev` is /dev. Open fails if the name d.Name now refers to
+// another disk, which can happen if a person replugged disks after d was listed.
 func (d Disk) Open(dev string) (*Device, error) {
 	t, err := OpenDevice(filepath.Join(dev, d.Name))
 	if err != nil {
@@ -208,8 +208,8 @@ func (d Disk) Open(dev string) (*Device, error) {
 	return t, nil
 }
 
-// check compares the opened disk with the listed disk d. If `seq` is 0, the opened disk's sequence
-// number is unknown.
+// check returns an error if the opened disk, with the sequence number `seq` and the given size, is
+// not the listed disk d. If `seq` is 0, the sequence number of the opened disk is unknown.
 func (d Disk) check(seq uint64, size int64) error {
 	if (d.Seq != 0 && seq != 0 && seq != d.Seq) || size != d.Size {
 		return fmt.Errorf("install: %s is no longer the disk that was chosen, because a disk was unplugged or plugged in after the choice; nothing was written; choose the disk again", d.Path())
@@ -218,7 +218,7 @@ func (d Disk) check(seq uint64, size int64) error {
 }
 
 // seq returns the kernel's sequence number of the device (Disk.Seq). The number is 0 for an image
-// file, and with Linux before 5.15.
+// file, and on Linux before 5.15.
 func (d *Device) seq() (n uint64, err error) {
 	if !d.block {
 		return 0, nil

@@ -54,7 +54,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"mspblk0", "pci0000:00/0000:00:1c.0/memstick/memstick0/block", nil, "a memory card"},
 		{"mmcblk2", "pci0000:00/0000:00:14.0/usb1/1-4/1-4:1.0/rtsx_usb_sdmmc/mmc_host/mmc2/mmc2:0001/block", map[string]string{"device/type": "MMC"}, "on USB"},
 
-		// Unfit disks: the installer never uses such a disk, even if a person names it.
+		// Unfit disks: the installer never uses such a disk, even if a person names it explicitly.
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": "520"}, "its sectors have 520 bytes; only 512 and 4096 are supported"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": ""}, "its sectors have 0 bytes; only 512 and 4096 are supported"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "0"}, "the disk has no size: the disk is not ready, or Linux does not support its sector size, such as 520 bytes"},
@@ -87,8 +87,8 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"rnbd0", "virtual/rnbd-client/ctl", nil, no},
 		{"etherd!e0.0", "virtual/block", nil, no}, // ATA over Ethernet
 
-		// Not disks: devices that Linux makes from other devices or from memory, devices that a
-		// program emulates, and persistent memory.
+		// Devices that are not disks: those that Linux makes from other devices or from memory,
+		// devices that a program emulates, and persistent memory.
 		{"bcache0", "virtual/block", nil, no},
 		{"md127", "virtual/block", nil, no},
 		{"md_d0", "virtual/block", nil, no},
@@ -128,8 +128,8 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 	}
 }
 
-// If several paths lead to one disk, the installer counts these paths as one disk. So the default
-// disk rule can choose this disk.
+// If several paths lead to one disk, the installer counts it only once, so that the default disk
+// rule can choose it.
 func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 	t.Parallel()
 	nvme := func(more map[string]string) map[string]string {
@@ -160,7 +160,7 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 			"nvme0n1": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.01"}),
 			"nvme0n2": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.02", "size": gb(300)}),
 		}, "nvme0n2"},
-		// Some makers give the same identifier to several disks. Two USB disks with the same
+		// Some makers give several disks the same identifier. Two USB disks with the same
 		// identifier count as two disks.
 		"two sticks with the same names": {map[string]map[string]string{
 			"sda": nvme(map[string]string{"bus": "pci0/usb1/1-1/1-1:1.0", "device/wwid": "t10.Generic Flash Disk"}),
@@ -190,8 +190,8 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 	}
 }
 
-// devWithTables makes a folder like /dev. Each disk in this folder has a GUID partition table with
-// one partition. `guids` maps the disk's name to the partition's GUID.
+// devWithTables makes a folder like /dev, in which each disk has a GUID partition table with one
+// partition. `guids` maps the name of each disk to the GUID of its partition.
 func devWithTables(t *testing.T, guids map[string]string) string {
 	t.Helper()
 	dev := t.TempDir()
@@ -215,8 +215,9 @@ func devWithTables(t *testing.T, guids map[string]string) string {
 	return dev
 }
 
-// The installer never installs to the stick, under any of the stick's names. It also never installs
-// to a disk that may be the stick: a copy of the stick, or another path to the stick.
+// The installer never installs to the stick from which it was started, by whatever name it knows
+// the stick. It also never installs to a disk that may be that stick: a copy of it, or another path
+// to it.
 func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	t.Parallel()
 	const guid, other = "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0001", "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0002"
@@ -302,8 +303,8 @@ func TestDiskInUseIsLeftAlone(t *testing.T) {
 	}
 }
 
-// If a person replugs disks between the choice of a disk and the installation, another disk may get
-// the chosen disk's name. Open refuses this other disk.
+// If a person replugs disks after a disk was chosen and before the installation, another disk may
+// get the chosen disk's name. Open refuses that other disk.
 func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 	t.Parallel()
 	chosen := Disk{Name: "sdb", Size: 4 * mib, Seq: 7}
@@ -341,8 +342,8 @@ func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 	}
 }
 
-// A USB disk has a copy of the running system, and its name comes before the built-in disk's name
-// in the alphabet. Find must still return the system on the built-in disk.
+// A USB disk has a copy of the running system, and its name sorts before the name of the built-in
+// disk. Find must still return the system on the built-in disk.
 func TestFindsTheSystemOnTheDiskThatIsBuiltIn(t *testing.T) {
 	t.Parallel()
 	m, stick, _ := smallStick(t)

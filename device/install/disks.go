@@ -23,15 +23,16 @@ type Disk struct {
 	Sector  int64    // size of a logical sector, bytes
 	Parts   []string // names of the partitions, as in /dev
 	Content string   // description of the disk's data in a few words, for people
-	// External is the reason why the disk may be external, and so not a part of the machine: for
-	// example, it is removable, or attached by USB, or a memory card. The installer uses such a
-	// disk only if a person or a rule names it. Empty: the disk is built in.
+	// External is the reason why the disk may be external and thus not a part of the machine. For
+	// example, the disk is removable, attached by USB, or a memory card. The installer uses such a
+	// disk only if a person or a rule names it. External is empty if the disk is built in.
 	External string
-	// Unfit is the reason why the installer never uses the disk, even if a person names it: for
-	// example, the disk is the stick, read-only or too small. Empty: the disk can be used.
+	// Unfit is the reason why the installer never uses the disk, even if a person names it. For
+	// example, the disk is the stick from which the installer runs, or it is read-only or too
+	// small. Unfit is empty if the disk can be used.
 	Unfit string
-	// Seq is the kernel's sequence number of the disk (diskseq). No other disk gets the same number
-	// until the next boot, even if the other disk gets the same name. 0: the kernel does not have
+	// Seq is the kernel's sequence number of the disk (diskseq). Until the next boot, no other disk
+	// gets the same number, even if it gets the same name. Seq is 0 if the kernel does not have
 	// such numbers.
 	Seq uint64
 
@@ -56,7 +57,7 @@ func (d Disk) String() string {
 	return s
 }
 
-// Size formats a number of bytes as disk makers do, in powers of 1000.
+// Size formats a number of bytes in powers of 1000, as disk makers do.
 func Size(n int64) string {
 	for _, u := range []struct {
 		name string
@@ -76,8 +77,9 @@ const minDisk = 1 << 30
 // is listed once. `dev` is /dev, where Disks reads the start of each disk and partition to describe
 // the data on it.
 //
-// `stick` names the medium from which the installer runs, by names of disks and by lower-case GUIDs
-// of partitions. Disks marks these disks, and disks that may be copies of them, as unfit.
+// `stick` contains names of disks and lower-case GUIDs of partitions that identify the medium from
+// which the installer runs. Disks marks the disks that they match, and disks that may be copies of
+// them, as unfit.
 func Disks(block, dev string, stick ...string) ([]Disk, error) {
 	disks, err := enumerate(block)
 	if err != nil {
@@ -146,9 +148,10 @@ func (d Disk) unfit() string {
 }
 
 // onePath reduces the list to one entry for each disk. A SAS disk with two ports has an entry for
-// each port. An NVMe disk with several paths has an entry for each path if the kernel's NVMe
-// multipath is off. If one path is the stick's, the disk is the stick. onePath does not merge USB
-// disks. Each USB disk has one path, and makers give the same identifier to many USB disks.
+// each port, and an NVMe disk with several paths has an entry for each path if the kernel's NVMe
+// multipath is off. If one of a disk's entries is the stick's, the whole disk is the stick. onePath
+// does not merge entries of USB disks: a USB disk has only one path, and makers give the same
+// identifier to many of them.
 func onePath(disks []Disk) []Disk {
 	var out []Disk
 	for _, d := range disks {
@@ -240,8 +243,8 @@ func content(dev string, parts []string) string {
 	return s
 }
 
-// signature describes the data on a disk or a partition, by the first bytes. It returns "" if the
-// first bytes are unknown.
+// signature describes the data on a disk or a partition, judging by its first bytes. It returns ""
+// if it does not recognise them.
 func signature(dev string) string {
 	f, err := os.Open(dev)
 	if err != nil {
@@ -269,16 +272,17 @@ func signature(dev string) string {
 	return ""
 }
 
-// Errors of Choose: the rule does not select exactly one disk, so a person must choose.
+// Errors that Choose returns if the rule does not select exactly one disk, so that a person must
+// choose.
 var (
 	ErrAmbiguous = errors.New("more than one disk matches the disk rule; a person must choose one")
 	ErrExternal  = errors.New("only disks that may be external match the disk rule; a person must choose one of them, or the rule must name one")
 )
 
-// Choose applies a rule to disks and returns the disk to install to. Choose prefers built-in disks
-// to disks that may be external. Among the remaining disks, it prefers the largest. With
-// ErrAmbiguous and ErrExternal, it returns the disks from which a person can choose. If no disk
-// matches, the error is fs.ErrNotExist.
+// Choose applies a rule to disks and returns the disk to install to. It prefers built-in disks to
+// disks that may be external, and among the built-in disks, it prefers the largest. If the error is
+// ErrAmbiguous or ErrExternal, the result contains the disks from which a person can choose. If no
+// disk can be used, the error wraps fs.ErrNotExist.
 func Choose(r Rule, disks []Disk) ([]Disk, error) {
 	var builtIn, others []Disk
 	var why []string
@@ -316,8 +320,8 @@ func Choose(r Rule, disks []Disk) ([]Disk, error) {
 	return nil, noDisk("No disk to install to. Check that a disk is built in, and enabled in the firmware's setup.\nIf its storage mode is RAID or RST, set it to AHCI.")
 }
 
-// noDisk is the error if no disk can be chosen. Its text explains the reason to the person at the
-// machine. It wraps fs.ErrNotExist.
+// noDisk is the error if no disk can be chosen. Its text tells the person at the machine why. It
+// wraps fs.ErrNotExist.
 type noDisk string
 
 func (e noDisk) Error() string { return string(e) }

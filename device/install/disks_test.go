@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// sysBlock makes a folder like /sys/block: each disk is a symbolic link to its folder on a bus.
+// sysBlock makes a folder like /sys/block, in which each disk is a symbolic link to the disk's
+// folder on a bus.
 func sysBlock(t *testing.T, disks map[string]map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -43,7 +44,7 @@ func sysBlock(t *testing.T, disks map[string]map[string]string) string {
 	return block
 }
 
-// gb converts a number of GB to the unit of the file size in /sys, 512 bytes.
+// gb converts a number of gigabytes to the unit in which /sys gives the size of a disk, 512 bytes.
 func gb(n int) string { return strconv.Itoa(n * 1e9 / 512) }
 
 func listDisks(t *testing.T, stick string, disks map[string]map[string]string) []Disk {

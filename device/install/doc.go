@@ -1,6 +1,6 @@
-// Package install writes a Gangway system to a machine's disk. The installer, which starts from a
-// stick, uses this package on the machine. Package image/stick builds that stick in the formats
-// that this package defines.
+// Package install writes a Gangway system to a machine's disk. The installer, which boots from a
+// USB stick, uses this package on the machine. Package image/stick builds the image for that stick,
+// in the formats that this package defines.
 //
 // To install, list the disks with Disks, choose a disk with Choose, open the disk with Disk.Open
 // and run a Job. Then call Firmware.Start, so that the machine boots the new system. Look and Find

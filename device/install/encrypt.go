@@ -8,8 +8,8 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// The method `encrypt` makes a new key, and makes p.target encrypt all written data with that key.
-// p.head gets the LUKS header that stores this key.
+// The method `encrypt` makes a new key, and changes p.target so that it encrypts all data that is
+// written with that key. p.head gets the LUKS header, which stores the key.
 func (j Job) encrypt(p *place) error {
 	head, key, err := luks.Format(j.Encrypt)
 	if err != nil {
@@ -23,9 +23,9 @@ func (j Job) encrypt(p *place) error {
 	return nil
 }
 
-// encrypted is a Target that encrypts data, sector by sector, and then passes the data to the
-// Target below. The byte at position p of `encrypted` is the byte at position at+p of the Target
-// below.
+// encrypted is a Target that encrypts data, sector by sector, before it passes the data to the
+// underlying Target. The byte at position p of `encrypted` is the byte at position at+p of the
+// underlying Target.
 type encrypted struct {
 	Target
 	at     int64

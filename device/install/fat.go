@@ -11,8 +11,8 @@ import (
 // bytes before the first allocation table.
 const fatHead = 16 << 10
 
-// Offsets of fields in a FAT32 boot sector (Microsoft's FAT specification, 3.1 and 3.3). The
-// fields have two bytes, except perCluster (one), total and tableSize (four).
+// Offsets of fields in a FAT32 boot sector (Microsoft's FAT specification, 3.1 and 3.3). Each field
+// has two bytes, except perCluster, which has one, and total and tableSize, which have four.
 const (
 	fatSector     = 11
 	fatPerCluster = 13
@@ -23,7 +23,7 @@ const (
 	fatBackup     = 50
 )
 
-// errNotLarge reports an image that does not support disks with large sectors.
+// errNotLarge means that the image does not support disks with sectors of 4096 bytes.
 var errNotLarge = errors.New("the image's file system does not support a disk with sectors of 4096 bytes: build the image again")
 
 // sectorProblem returns the reason why a sector size, in bytes, is not supported. It returns "" if
@@ -36,12 +36,12 @@ func sectorProblem(size int64) string {
 }
 
 // fatFor converts the head of an image's FAT32 file system for a disk whose sectors have `size`
-// bytes. Only the head depends on the sector size: an image has sectors of 512 bytes and clusters
-// of 4096, and its tables and files begin at multiples of 4096.
+// bytes. Only the head depends on the sector size: although an image has sectors of 512 bytes, its
+// clusters have 4096, and its tables and files begin at multiples of 4096.
 //
-// Linux and firmware read a file system only if its sector size is the disk's sector size. The
-// converted boot sector counts sectors of 4096 bytes instead of 512. The information sector and the
-// backup copies move to the new sectors 1 to 3.
+// Linux and firmware can read a file system only if its sector size is that of the disk. The
+// converted boot sector counts in sectors of 4096 bytes instead of 512. The information sector and
+// the backup copies move to the new sectors 1 to 3.
 func fatFor(size int64, head []byte) ([]byte, error) {
 	if odd := sectorProblem(size); odd != "" {
 		return nil, errors.New("the disk's " + odd)

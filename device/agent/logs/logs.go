@@ -1,6 +1,6 @@
 // Package logs stores a device's log lines in memory until the hub has them. The memory is limited,
 // and a writer never waits for the hub. If the hub cannot be reached for too long, the oldest lines
-// are dropped. An extra line then tells the hub the number of dropped lines.
+// are dropped, and an extra line later tells the hub how many lines were dropped.
 package logs
 
 import (
@@ -119,8 +119,8 @@ func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 }
 
 // The method `sent` removes `n` lines that the hub has received. `first` is the sequence number of
-// the first of these lines. Log may already have dropped some of these lines. `lost` is the number
-// of dropped lines that the extra line told the hub, or 0 if there was no extra line.
+// the first of them. Some of these lines may already have been dropped. `lost` is the number of
+// dropped lines in the batch's extra line, or 0 if the batch had no extra line.
 func (l *Log) sent(first int64, n, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,7 +130,7 @@ func (l *Log) sent(first int64, n, lost int) {
 	}
 }
 
-// The constant `every` is the time for which Run waits for more lines between two requests.
+// The constant `every` is how long Run waits for more lines between two requests.
 const every = time.Second
 
 // Run sends lines until ctx ends. If the hub refuses a batch, Run sends the batch's lines one by

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// store is a fake of the hub's log. A test can make the store unreachable, or make the store refuse
-// certain lines.
+// store is a fake of the hub's log storage. A test can make the store unreachable, or make it
+// refuse certain lines.
 type store struct {
 	mu     sync.Mutex
 	away   bool   // guarded by mu
@@ -89,9 +89,9 @@ func running(t *testing.T, l *Log, s *store) context.Context {
 	return ctx
 }
 
-// While the hub cannot be reached, the writers of log lines do not wait, and the device uses
-// limited memory. When the hub can be reached again, it gets the newest lines in order, each line
-// once. An extra line tells the hub the number of lost lines.
+// While the hub cannot be reached, the writers of log lines do not wait, and the lines use only a
+// limited amount of memory. When the hub can be reached again, it gets the newest lines in order,
+// each line once. An extra line tells the hub how many lines were lost.
 func TestLogIsBoundedWhileTheHubIsAway(t *testing.T) {
 	t.Parallel()
 	l, s := new(Log), &store{away: true}

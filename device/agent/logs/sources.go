@@ -70,8 +70,8 @@ func (t *tail) shut() {
 	}
 }
 
-// The constant `most` is the maximum size of one read of a file, in bytes. With this limit, a file
-// that grows fast does not delay the other files.
+// The constant `most` limits how much of a file is read at once, in bytes, so that a file that
+// grows fast does not delay the other files.
 const most = 256 << 10
 
 // read adds the file's new lines to the log.
@@ -121,8 +121,8 @@ func (t *tail) take(b []byte) {
 	}
 }
 
-// Listen makes a Unix datagram socket at `path`, and adds each datagram to the log as a line. If
-// the datagram begins with a syslog priority, <N>, the priority sets the line's level. Only the
+// Listen makes a Unix datagram socket at `path`, and adds each datagram that it receives to the log
+// as a line. A syslog priority, <N>, at the start of a datagram sets the line's level. Only the
 // socket's owner and group can use the socket. Listen removes the socket when ctx ends.
 func (l *Log) Listen(ctx context.Context, path string) error {
 	if info, err := os.Lstat(path); err == nil {

@@ -13,13 +13,13 @@ import (
 	"gangway/wire/trail"
 )
 
-// maxTries limits how often the agent starts the hook in one phase. If the agent is killed or the
-// machine loses power during a call of the hook, the agent starts the hook again. After maxTries
-// starts, the agent assumes that the revision is the cause, and the revision fails.
+// maxTries limits how often the agent calls the hook in one phase. If the agent is killed or the
+// machine loses power while the hook runs, the agent calls the hook again. After maxTries calls,
+// the agent assumes that the revision is the cause, and the revision fails.
 const maxTries = 3
 
-// maxRollbacks limits how often the agent starts the hook's rollback. After maxRollbacks starts,
-// only a person can repair the machine.
+// maxRollbacks limits how often the agent calls the hook to roll back a revision. After
+// maxRollbacks calls, only a person can repair the machine.
 const maxRollbacks = 10
 
 // advance does the next action for the revision in the journal, the file that records the phase of
@@ -45,8 +45,8 @@ func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// fetch downloads the revision's objects and writes its files. The hook has not been called yet.
-// So, if the owner withdraws the revision, fetch only removes the revision from the journal.
+// fetch downloads the revision's objects and writes its files. The hook has not been called at this
+// point, so if the owner withdraws the revision, fetch only has to remove it from the journal.
 func (f *Follower) fetch(ctx context.Context) error {
 	w := f.journal.Step
 	err := f.report(ctx, w.Rev, "QUEUED", 5, "Accepted by the device.", nil)
@@ -73,8 +73,8 @@ func (f *Follower) fetch(ctx context.Context) error {
 }
 
 // After the device has told the hub that it accepts the revision, confirm gets the revision's state
-// again. Until then, the owner could replace the state, so the state that the device already has
-// may be outdated.
+// again. Until the hub knew this, the owner could replace the state, so the copy that the device
+// already has may be outdated.
 func (f *Follower) confirm(ctx context.Context) error {
 	w := f.journal.Step
 	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, trail.MaxAnswer)
@@ -123,8 +123,8 @@ func (f *Follower) install(ctx context.Context) error {
 	return f.enter(inTest, nil)
 }
 
-// askReboot enters the phase `p`, which waits for a reboot. It saves the current boot id; a
-// different boot id will show that the machine has rebooted.
+// askReboot enters the phase `p`, in which the agent waits for a reboot. It saves the current boot
+// id; a different boot id will show that the machine has rebooted.
 func (f *Follower) askReboot(p phase) error {
 	id, err := f.bootID()
 	if err != nil {
@@ -195,7 +195,7 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 }
 
 // The method `test` calls the hook to test the revision. Then it checks that the hub can be
-// reached, because a revision with which the machine cannot reach the hub must fail.
+// reached, because a revision that cuts the machine off from the hub must fail.
 func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	if !w.Passed {

@@ -24,7 +24,7 @@ import (
 // errDamaged means that the image's first revision is damaged.
 var errDamaged = errors.New("the first revision in the image is damaged")
 
-// errRefused means that the owner has not signed the image's first revision.
+// errRefused means that the image's first revision has no valid signature by the owner.
 var errRefused = errors.New("the first revision in the image is refused")
 
 // firstState returns the state with which the trail begins. When firstState returns, all objects of
@@ -77,8 +77,7 @@ func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 }
 
 // importObject copies an object of the first revision to the local store and uploads it to the hub.
-// If the agent was killed during the first call, a second call skips the steps that the first call
-// completed.
+// If the agent is killed during the call, the next call skips the steps that are already complete.
 func (f *Follower) importObject(ctx context.Context, sum string) error {
 	have, err := f.objects.has(sum)
 	if err != nil {
@@ -103,9 +102,8 @@ func (f *Follower) importObject(ctx context.Context, sum string) error {
 }
 
 // importFile copies a file into the store. It returns false if the path is not a regular file, if
-// the disk cannot read the file, or if the file's SHA-256 is not `sum`. The hash is computed from
-// the copied bytes. So, if the file changes during the copy, the hash is that of the bytes in the
-// store.
+// the file cannot be read from the disk, or if the file's SHA-256 is not `sum`. The hash is
+// computed from the copied bytes, so it is correct even if the file changes during the copy.
 func (o objects) importFile(path, sum string) (bool, error) {
 	from, err := diskfile.Open(path, unix.O_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, diskfile.ErrNotRegular) || errors.Is(err, unix.ELOOP) {
@@ -159,8 +157,8 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 		return err
 	}
 	if err := f.conn.Upload(ctx, path, file, info.Size()); err != nil {
-		// Do not wrap the error: a wrapped Refusal would count as a refusal of the device, although
-		// perhaps only the URL has expired.
+		// Do not wrap the error: a wrapped Refusal would count as a refusal of the device,
+		// although perhaps only the upload URL has expired.
 		return fmt.Errorf("uploading the first revision's object %s: %v", sum, err)
 	}
 	return nil

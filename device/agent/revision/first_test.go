@@ -39,8 +39,8 @@ func putFile(t *testing.T, path, content string) {
 	}
 }
 
-// The method `begins` runs the follower until the hub has a trail (a list of revisions) for the
-// device. It returns the state of the trail's first revision.
+// The method `begins` runs the follower until the hub has a trail of the device, and returns the
+// first state of that trail.
 func (h *evilHub) begins(f *Follower) string {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)

@@ -1,17 +1,16 @@
 // Package revision installs the revisions of a device's trail. A Follower accepts the next revision
-// that the hub offers. The Follower downloads the objects that the revision's state names, and
-// writes them to a folder. It calls a program, the hook, to install and to test the revision. It
-// reports the revision's status to the hub. If the test fails, the Follower rolls the revision
-// back.
+// that the hub offers, downloads the objects that the revision's state names, and writes them to a
+// folder. It calls a program, the hook, to install and test the revision, and reports the
+// revision's status to the hub. If the test fails, the Follower rolls the revision back.
 //
-// The journal on the disk records each action before the action begins. After a kill or a power cut
-// at any instruction, the Follower continues with the same action, tests the revision again, or
-// rolls it back. docs/agent.md describes the hook. This package does not know what a revision
-// contains.
+// A journal on the disk records each action before the action begins. So if the process is killed
+// or the power fails, at whatever point, the Follower then continues with the same action, tests
+// the revision again, or rolls it back. docs/agent.md describes the hook. This package does not
+// know what a revision contains.
 //
-// With pinned keys of the owner (Config.Keys), the Follower installs only revisions that the owner
-// has signed (package wire/trail/sig). It then refuses all revisions that are older than an
-// accepted revision.
+// If the owner's keys are pinned (Config.Keys), the Follower installs only revisions that the owner
+// has signed (package wire/trail/sig), and refuses every revision that is older than one that it
+// has accepted.
 //
 // The hub is not trusted. Its messages are parsed strictly and their size is limited (package
 // wire/trail). No name in a state can refer to a file outside the revision's folder. Each object
@@ -40,11 +39,11 @@ type Conn interface {
 	// most `limit` bytes. An answer with another status is a Refusal.
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
 	// Download gets an object's bytes from `offset` to the object's end. It sends no client
-	// certificate, because whoever knows the secret path may get the object. The answer may have
-	// any status and a body of any size.
+	// certificate, because everyone who knows the secret path may get the object. The answer may
+	// have any status and a body of any size.
 	Download(ctx context.Context, path string, offset int64, etag string) (*http.Response, error)
-	// Upload uploads an object of `size` bytes. It sends no client certificate, because whoever
-	// knows the secret path may upload the object. If the hub has a part of the object from an
+	// Upload uploads an object of `size` bytes. It sends no client certificate, because everyone
+	// who knows the secret path may upload the object. If the hub has a part of the object from an
 	// earlier upload, only the rest is sent. If the hub refuses the upload, the error is a Refusal.
 	Upload(ctx context.Context, path string, content io.ReadSeeker, size int64) error
 }
@@ -66,12 +65,12 @@ type Config struct {
 	Data string
 	// Device is the device's id.
 	Device string
-	// Hook is the path of the program that installs, tests and rolls back revisions. Empty: no
-	// revision is accepted.
+	// Hook is the path of the program that installs, tests and rolls back revisions. If Hook is
+	// empty, the follower accepts no revision.
 	Hook string
 	// Keys are the owner's keys. The follower installs only revisions that one of these keys has
-	// signed. It refuses a revision whose sequence number is smaller than that of an accepted
-	// revision. Nil: no signature is needed.
+	// signed, and refuses a revision whose sequence number is smaller than that of an accepted
+	// revision. If Keys is nil, revisions need no signature.
 	Keys *sig.Keys
 	// First is a folder with the first revision, for a device that has no trail yet. It contains
 	// state.json, and the folder `objects` with files named by SHA-256. The folder is removed when
@@ -84,14 +83,14 @@ type Config struct {
 	HookTimeout time.Duration
 	// HubWithin is the time limit for reaching the hub after a revision passed the hook's test. If
 	// the device does not reach the hub in this time, the revision is rolled back. Default: 10
-	// minutes; less than 0: no check.
+	// minutes. If HubWithin is negative, the follower does not check this.
 	HubWithin time.Duration
 	// RebootWithin is the time limit for a reboot of the machine. The time begins when the agent
 	// calls the hook to reboot. Default: 15 minutes.
 	RebootWithin time.Duration
 	// Parallel is the number of parallel downloads. Default: 4.
 	Parallel int
-	// Reserve is the free space to keep on the disk, in bytes. Default: 64 MiB.
+	// Reserve is the space that must stay free on the disk, in bytes. Default: 64 MiB.
 	Reserve int64
 	// BootID is the path of a file whose content changes with each boot. Default: Linux's boot_id.
 	BootID string
@@ -313,7 +312,7 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		if err := f.layOut(rev, s); err != nil {
 			return err
 		}
-		// Save the journal before the request that creates the trail. So the journal names the
+		// Save the journal before the request that creates the trail, so that the journal names the
 		// running revision even if the agent is killed right after the request.
 		if j.Current == nil {
 			j.Current = &rev

@@ -30,12 +30,12 @@ const (
 	maxTail  = 1 << 10 // bytes of these last lines
 )
 
-// callMark is the name of a variable in the environment of each call. Its value identifies the
-// call, so a restarted agent can find the processes of an interrupted call.
+// callMark is the name of an environment variable that is set for each call of the hook. Its value
+// identifies the call, so that a restarted agent can find the processes of an interrupted call.
 const callMark = "GANGWAY_CALL"
 
-// hookWaitDelay is how long a call waits, after the hook has ended, for the end of the hook's
-// output. A process that the hook left running may keep the output's pipe open.
+// hookWaitDelay is how long a call waits, after the hook has exited, for the hook's output to end.
+// A process that the hook left running may keep the output's pipe open.
 const hookWaitDelay = 10 * time.Second
 
 // verdict is the result of a call of the hook.
@@ -45,8 +45,8 @@ type verdict struct {
 	reason string // if not ok: the reason, for a person, with the hook's last lines of output
 }
 
-// The method `refused` returns the reason why a call failed. Use `refused` for a call that must not
-// end with ExitReboot. `verb` is the call's verb.
+// The method `refused` returns the reason why a call of the hook failed. Use it for calls that must
+// not end with ExitReboot. `verb` is the call's verb.
 func (v verdict) refused(verb string) string {
 	if v.reboot {
 		return fmt.Sprintf("The hook's %s ended with code %d, which is valid only for install and rollback.", verb, ExitReboot)
@@ -54,8 +54,8 @@ func (v verdict) refused(verb string) string {
 	return v.reason
 }
 
-// call runs HOOK VERB FOLDER. The journal records the call before the call begins. The verdict
-// tells whether the hook failed. The error is set only if the disk failed or ctx ended.
+// call runs HOOK VERB FOLDER. The journal records the call before the call begins. The verdict says
+// whether the hook failed; the error is not nil only if the disk failed or ctx ended.
 func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	id := fmt.Sprintf("%d-%s-%d", f.journal.Step.Rev, verb, time.Now().UnixNano())
 	if err := f.change(func(w *work) { w.Tries++; w.Call = id }); err != nil {
@@ -111,8 +111,8 @@ func (f *Follower) killGroup(cmd *exec.Cmd) {
 }
 
 // runLocked runs the command `cmd` from a separate thread, which exists until `cmd` ends. If the
-// thread that forked a process ended earlier, the kernel would send the process its parent-death
-// signal.
+// thread that started the process ended earlier, the kernel would take this for the death of the
+// parent and send the process its parent-death signal.
 func runLocked(cmd *exec.Cmd) error {
 	done := make(chan error)
 	go func() {
@@ -155,9 +155,9 @@ func (f *Follower) stopOrphans() error {
 	return nil
 }
 
-// The type `output` passes each line that a hook prints to Config.Line. It stores the last lines,
-// which become a part of the reason if the hook fails. A process that the hook left running may
-// write after the call has ended; output ignores these lines.
+// The type `output` passes each line that a hook prints to Config.Line. It keeps the last lines,
+// which become part of the reason if the hook fails. A process that the hook left running may write
+// more lines after the call has ended; output ignores them.
 type output struct {
 	line func(string)
 
@@ -216,8 +216,8 @@ func (o *output) end() {
 	}
 }
 
-// The method `said` returns the last lines of the output, for the reason of a failure. Call the
-// method `end` before `said`.
+// The method `said` returns the last lines of the output, for use in the reason of a failure. Call
+// the method `end` before `said`.
 func (o *output) said() string {
 	text := strings.Join(o.tail, " | ")
 	if text == "" {

@@ -105,9 +105,9 @@ func newEvilHub(t *testing.T) *evilHub {
 		defer h.mu.Unlock()
 		h.reports = append(h.reports, p)
 		if p.Status == "DONE" || p.Status == "ERROR" || p.Status == "WONTGO" {
-			// Remove the revision from the revisions that the hub offers. The report may be a
-			// repeated report about an earlier revision, so remove only the revision that the
-			// report names.
+			// Remove the revision from the list of revisions that the hub offers. Remove only the
+			// revision that the report names, because the agent may have repeated a report about an
+			// earlier revision.
 			h.steps = slices.DeleteFunc(h.steps, func(step string) bool { return strings.Contains(step, `"rev":`+p.Rev+`,`) })
 		}
 		io.WriteString(w, "{}")
@@ -124,7 +124,7 @@ func newEvilHub(t *testing.T) *evilHub {
 	return h
 }
 
-// The type `no` is a Refusal. Its value is the HTTP status.
+// The type `no` is a Refusal with this HTTP status.
 type no int
 
 func (n no) Error() string   { return fmt.Sprintf("status %d", int(n)) }
@@ -170,7 +170,7 @@ func (h *evilHub) Download(ctx context.Context, path string, from int64, etag st
 	return http.DefaultClient.Do(req)
 }
 
-// The method `has` stores an object on the hub and returns the object's hash.
+// The method `has` stores an object on the hub and returns the object's SHA-256.
 func (h *evilHub) has(content string) string {
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
 	h.mu.Lock()
@@ -194,7 +194,7 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// device makes a follower. Its hook records its call in the file `calls`, and then runs the shell
+// device makes a follower whose hook records each call in the file `calls` and then runs the shell
 // commands in `script`.
 func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	h.t.Helper()
@@ -219,9 +219,10 @@ func (h *evilHub) device(script string, change func(*Config)) *Follower {
 func (h *evilHub) outcome(f *Follower) report { return h.outcomeOf(f, "") }
 
 // outcomeOf runs the follower until the follower reports a final status of the revision `rev`. If
-// `rev` is empty, a final status of any revision is enough. A test that runs a follower twice must
-// name `rev`, because the second run may first repeat the last report of the first run. This
-// happens if the first run was stopped before the journal recorded that the hub has that report.
+// `rev` is empty, a final status of any revision will do. A test that runs a follower twice must
+// pass `rev`, because the second run may begin by repeating the last report of the first run. This
+// happens if the first run was stopped before the journal recorded that the hub had received that
+// report.
 func (h *evilHub) outcomeOf(f *Follower, rev string) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -257,8 +258,8 @@ func (h *evilHub) called(f *Follower) string {
 	return string(b)
 }
 
-// Attack: the hub offers a state whose files would not all be inside the revision's folder, or a
-// state that is invalid in another way. The revision fails, and the device does not call the hook.
+// Attack: the hub offers a state that names files outside the revision's folder, or that is invalid
+// in another way. The revision fails, and the device does not call the hook.
 func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	t.Parallel()
 	sum := strings.Repeat("a", 64)
@@ -279,8 +280,8 @@ func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
 	}
 }
 
-// Each object of the revision is below the limit for an object, but together the objects exceed the
-// limit for a revision. The device downloads nothing.
+// Each object of the revision is smaller than the limit for one object, but together the objects
+// exceed the limit for a revision. The device downloads none of them.
 func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -296,8 +297,8 @@ func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
 	}
 }
 
-// Attack: the hub's record of an object has a download URL with the host elsewhere.example. The
-// device downloads the object from its hub and sends nothing to elsewhere.example.
+// Attack: the hub's record of an object has a download URL on another host, elsewhere.example. The
+// device downloads the object from its hub and sends nothing to that host.
 func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -368,9 +369,9 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	}
 }
 
-// If the connection breaks during a download, the device continues the download at the first
-// missing byte. If the hub answers with a range that the device did not request, the device refuses
-// the answer.
+// If the connection breaks during a download, the device resumes the download at the first missing
+// byte. If the hub answers with a range other than the one that the device requested, the device
+// refuses the answer.
 func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -469,8 +470,8 @@ func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
 	}
 }
 
-// If each call of the hook stops the agent, the agent repeats the call only a few times. Then the
-// revision fails.
+// If the agent is stopped each time that it calls the hook, it repeats the call only a few times.
+// Then the revision fails.
 func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -500,8 +501,8 @@ func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	}
 }
 
-// If the hook's program is missing, the device accepts no revision, and tells the owner the reason.
-// When the program exists again, the device accepts revisions again.
+// If the hook's program is missing, the device accepts no revision and tells the owner why. When
+// the program is there again, the device accepts revisions again.
 func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -596,8 +597,8 @@ func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
 	}
 }
 
-// A hook that hangs is killed together with its child processes. A hook that prints without end
-// fills neither the device's memory nor the report.
+// A hook that hangs is killed together with its child processes. The output of a hook that prints
+// endlessly fills neither the device's memory nor the report.
 func TestHookIsBounded(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -620,8 +621,8 @@ func TestHookIsBounded(t *testing.T) {
 	}
 }
 
-// If the journal is the journal of another device, the follower ignores it and starts a new
-// journal. If the journal is damaged, the error says what to do.
+// If the journal belongs to another device, the follower ignores it and starts a new one. If the
+// journal is damaged, the error says what to do.
 func TestJournalOfAnotherDeviceIsNotGoneOnWith(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "journal.json")

@@ -13,8 +13,8 @@ import (
 	"gangway/internal/diskfile"
 )
 
-// errDisk marks an error of the device's disk. After such an error, the journal in memory and the
-// journal on the disk are still equal, so the follower repeats the failed action.
+// errDisk marks an error of the device's disk. After such an error, the journals in memory and on
+// the disk still agree, so the follower can repeat the failed action.
 var errDisk = errors.New("the device's disk")
 
 func diskError(err error) error {
@@ -46,7 +46,7 @@ type revision struct {
 }
 
 // folder returns the name of the revision's folder. The name contains a part of the state's hash,
-// because the owner may replace the state of a revision, and the revision then keeps its number.
+// because the owner may replace the state of a revision without changing its number.
 func (r revision) folder() string { return fmt.Sprintf("%d-%.16s", r.Rev, r.Sum) }
 
 // work describes the installation of a new revision: its phase, and how often the phase was tried.
@@ -79,8 +79,8 @@ type journal struct {
 	Step    *work     `json:"step,omitempty"`
 }
 
-// readJournal reads the journal. If the machine has onboarded again and has a new id, the journal
-// is for another device. Then readJournal returns a new journal.
+// readJournal reads the journal. If the journal is for another device, because the machine has
+// onboarded again and has a new id, readJournal returns a new journal.
 func readJournal(path, device string) (journal, error) {
 	fresh := journal{Device: device}
 	b, err := os.ReadFile(path)
@@ -121,7 +121,8 @@ func (j *journal) status() Status {
 	return s
 }
 
-// save writes the journal `j` to the disk. Then `j` becomes the journal in memory.
+// save writes the journal `j` to the disk. If that succeeds, `j` also becomes the journal in
+// memory.
 func (f *Follower) save(j journal) error {
 	b, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
@@ -145,8 +146,8 @@ func (f *Follower) change(edit func(w *work)) error {
 	return f.save(j)
 }
 
-// enter begins the phase `p`. It resets the count of tries, and saves the journal. If `edit` is not
-// nil, enter calls `edit` before it saves, for other changes.
+// enter begins the phase `p`: it resets the count of tries and saves the journal. If `edit` is not
+// nil, enter calls it before it saves, so that `edit` can make other changes.
 func (f *Follower) enter(p phase, edit func(w *work)) error {
 	return f.change(func(w *work) {
 		w.Phase, w.Tries, w.Call, w.BootID = p, 0, "", ""
@@ -156,8 +157,8 @@ func (f *Follower) enter(p phase, edit func(w *work)) error {
 	})
 }
 
-// A value of the type patience gives the pauses between retries. The nominal pause doubles from one
-// second to one minute. The actual pause is a random time between half of the nominal pause and the
+// The type `patience` gives the pauses between retries. The nominal pause doubles from one second
+// up to one minute. The actual pause is a random time between half of the nominal pause and the
 // whole nominal pause.
 type patience struct{ wait time.Duration }
 

@@ -22,16 +22,15 @@ import (
 )
 
 // objects stores each object in a file that is named by the object's SHA-256: dir/ab/cdef... The
-// folder `incoming` has the files of incomplete objects. A complete object moves to `dir` after its
-// hash was found correct and its bytes were flushed to the disk.
+// folder `incoming` contains incomplete objects. An object is moved to `dir` when it is complete,
+// its hash has been checked, and its bytes have been flushed to the disk.
 type objects struct{ dir, incoming string }
 
 func (o objects) path(sum string) string    { return filepath.Join(o.dir, sum[:2], sum[2:]) }
 func (o objects) partial(sum string) string { return filepath.Join(o.incoming, sum) }
 
-// The method `has` reports whether the store has an object. The method hashes the object's file,
-// because the disk or a hook may have damaged the file. A damaged object is removed and does not
-// count.
+// The method `has` reports whether the store has an object. It hashes the object's file, because
+// the disk or a hook may have damaged it. A damaged object is removed and counts as missing.
 func (o objects) has(sum string) (bool, error) {
 	file, err := os.Open(o.path(sum))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -122,7 +121,7 @@ func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record, file *os.File, h hash.Hash, from int64, count func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// The timer limits the wait for the answer, and then for each piece.
+	// The timer limits the wait for the answer, and then the wait for each piece of it.
 	alarm := time.AfterFunc(idle, cancel)
 	defer alarm.Stop()
 	resp, err := conn.Download(ctx, r.Path, from, `"`+sum+`"`)
@@ -180,16 +179,16 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 		}
 	}
 	if from < r.Size {
-		// A broken connection would have been an error above. So the hub sent an incomplete object
-		// as if it were complete: discard the object's bytes.
+		// If the connection had broken, there would have been an error above. So the hub sent an
+		// incomplete object as if it were complete: discard the object's bytes.
 		count(-from)
 		return errors.Join(fmt.Errorf("object %s: %w: the answer has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
 	}
 	return nil
 }
 
-// keep moves a complete object to its place in the store and flushes the folders. From then on,
-// nothing changes the object's file.
+// keep moves a complete object to its place in the store and flushes the folders. After that, the
+// object's file never changes.
 func (o objects) keep(file *os.File, sum string) error {
 	if err := errors.Join(file.Chmod(0o444), file.Sync()); err != nil {
 		return err

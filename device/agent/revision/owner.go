@@ -16,13 +16,13 @@ import (
 	"gangway/wire/trail/sig"
 )
 
-// ownerRecord is the record that a device with pinned keys keeps about its owner's revisions. The
-// record is stored in a separate file, because a device that is onboarded again gets a new journal.
-// The file's name contains the pinned keys' name (sig.Keys.Name). So, if a person at the machine or
-// a new image pins other keys, the record for these keys is empty at first.
+// ownerRecord is what a device with pinned keys remembers about its owner's revisions. It is stored
+// in a file of its own, because a device that is onboarded again gets a new journal. The file's
+// name contains the name of the pinned keys (sig.Keys.Name). So if a person at the machine or a new
+// image pins other keys, the record for these keys is empty at first.
 type ownerRecord struct {
-	// Keys is the key file of an accepted revision that replaced the pinned keys. Empty: the pinned
-	// keys are in use.
+	// Keys is the key file of an accepted revision that replaced the pinned keys. If Keys is empty,
+	// the pinned keys are in use.
 	Keys string    `json:"keys,omitempty"`
 	Last *accepted `json:"last,omitempty"`
 }
@@ -31,8 +31,9 @@ type ownerRecord struct {
 type accepted struct {
 	Sequence uint64 `json:"sequence"`
 	State    string `json:"state"` // SHA-256 of the posted state's canonical form, with its signatures
-	// Keys is the key file that verified the revision. The device needs this file if a power cut
-	// interrupts a revision that replaces the keys: the new keys cannot verify that revision.
+	// Keys is the key file with which the revision was verified. The device needs it if a power cut
+	// interrupts the installation of a revision that replaces the keys, because the new keys cannot
+	// verify that revision.
 	Keys string `json:"keys"`
 }
 
@@ -67,9 +68,9 @@ func openOwner(dir, device string, pinned *sig.Keys) (*owner, error) {
 	return o, nil
 }
 
-// parse parses the text of a state that the hub or the image offers. With pinned keys, the result
-// has only the content that the owner has signed. The caller must call the method `accept` before
-// it acts on the result. Without pinned keys, `signed` is nil.
+// parse parses the text of a state that the hub or the image offers. If the owner's keys are
+// pinned, the result contains only what the owner has signed, and the caller must call the method
+// `accept` before it acts on the result. Without pinned keys, `signed` is nil.
 func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 	if o == nil {
 		s, err = parseState(text)
@@ -105,8 +106,8 @@ func (o *owner) parse(text []byte) (s *state, signed *sig.Signed, err error) {
 	return s, signed, nil
 }
 
-// accept records a revision's sequence number and new keys on the disk. Then the device refuses all
-// older revisions, even after a power cut.
+// accept records a revision's sequence number and new keys on the disk. From then on, the device
+// refuses all older revisions, even after a power cut.
 func (o *owner) accept(s *state, signed *sig.Signed) error {
 	if signed == nil || o.record.Last != nil && signed.Sequence <= o.record.Last.Sequence {
 		return nil
@@ -132,8 +133,8 @@ func (o *owner) accept(s *state, signed *sig.Signed) error {
 	return nil
 }
 
-// canonicalName returns the SHA-256 of a state's canonical form. White space and the order of
-// names, which a hub may change, do not affect this hash.
+// canonicalName returns the SHA-256 of a state's canonical form. A hub may change a state's white
+// space and the order of its names; such changes do not affect this hash.
 func canonicalName(s *trail.State) (string, error) {
 	b, err := s.Payload(func(string) bool { return true })
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"gangway/wire/trail/sig/sigtest"
 )
 
-// content returns a state with one object, whose SHA-256 is `object`, and with a sequence number.
+// content returns a state with the given sequence number and one object, whose SHA-256 is `object`.
 func content(object string, sequence int) sigtest.State {
 	return sigtest.State{"app/root": object, "app/run.json": map[string]any{"name": "app"}, sig.SequencePath: map[string]any{"sequence": sequence}}
 }
@@ -32,7 +32,8 @@ func (h *evilHub) outcomeOfOffer(f *Follower, rev int, state string) report {
 	return h.outcomeOf(f, fmt.Sprint(rev))
 }
 
-// wantWontGo checks that a revision was refused with a code and a remedy.
+// wantWontGo checks that the device's report `r` says that the revision was refused, with the given
+// code and with a remedy.
 func (h *evilHub) wantWontGo(name string, r report, code sig.Code) {
 	h.t.Helper()
 	if r.Status != "WONTGO" || !strings.Contains(r.Message, "("+string(code)+")") || !strings.Contains(r.Message, "ign ") {
@@ -40,9 +41,8 @@ func (h *evilHub) wantWontGo(name string, r report, code sig.Code) {
 	}
 }
 
-// Attack: an attacker controls the hub. The hub has its real keys, and offers any state to the
-// device, any number of times. A device that pins its owner's key installs nothing, and downloads
-// nothing.
+// Attack: an attacker controls the hub, including its keys, and offers the device any state, any
+// number of times. A device with its owner's key pinned installs nothing and downloads nothing.
 func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	t.Parallel()
 	owner, attacker := sigtest.NewKey(t), sigtest.NewKey(t)
@@ -109,8 +109,8 @@ func TestHubUnderAnAttackersControlInstallsNothing(t *testing.T) {
 	}
 }
 
-// The owner signs a revision that only two named devices may install. The device is one of them,
-// and must install the revision.
+// The owner signs a revision that only two named devices may install. This device is one of them,
+// so it must install the revision.
 func TestRevisionForThisDevice(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -123,9 +123,9 @@ func TestRevisionForThisDevice(t *testing.T) {
 	}
 }
 
-// In the test, a signed revision fails, because the hook's test of it fails. The owner posts it
-// again, and the hub returns the names of the state in another order. The device accepts the same
-// sequence number with the same content.
+// A signed revision fails because the hook's test fails. The owner posts the same revision again,
+// and the hub returns the names in its state in another order. The device accepts the revision,
+// because the content is the same, although the sequence number is not new.
 func TestFailedSignedRevisionCanBeRetried(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)
@@ -241,8 +241,8 @@ func TestPowerCutDuringKeyRotation(t *testing.T) {
 }
 
 // A person at the machine, or a new image, pins another key, because the old key is lost. The new
-// key begins with an empty record. If the old key is pinned again, the record of the old key is in
-// use again.
+// key begins with an empty record. If the old key is pinned again later, its own record is used
+// again.
 func TestAnotherPinnedKeyIsTheWayOut(t *testing.T) {
 	t.Parallel()
 	lost, fresh := sigtest.NewKey(t), sigtest.NewKey(t)
@@ -283,8 +283,8 @@ func TestDamagedOwnerRecord(t *testing.T) {
 	}
 }
 
-// The image's first revision is on the data partition, which an attacker with the disk can change.
-// The device must use this revision only if the owner has signed it.
+// The image's first revision is on the data partition, which an attacker who has the disk can
+// change. The device must use this revision only if the owner has signed it.
 func TestUnsignedFirstRevisionIsNotUsed(t *testing.T) {
 	t.Parallel()
 	key := sigtest.NewKey(t)

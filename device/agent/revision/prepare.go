@@ -40,7 +40,7 @@ func (f *Follower) keepState(r revision, s *state) error {
 }
 
 // stateOf reads a revision's state from the revision's folder. It parses and checks the state
-// again, because a state that fails the checks must not be installed.
+// again, in case the file has been damaged or changed.
 func (f *Follower) stateOf(r revision) (*state, error) {
 	text, err := os.ReadFile(filepath.Join(f.folderOf(r), stateName))
 	if err != nil {
@@ -64,8 +64,8 @@ type abandoned struct {
 
 func (g *abandoned) Error() string { return g.reason }
 
-// prepare downloads those objects of a revision that the store does not have. Then it writes the
-// revision's files to a folder.
+// prepare downloads those objects of a revision that the store does not have yet, and then writes
+// the revision's files to a folder.
 func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	s, err := f.stateOf(rev)
 	if err != nil {
@@ -183,10 +183,10 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 // maxWrong is how often the hub may send wrong bytes for an object before the revision fails.
 const maxWrong = 3
 
-// downloadOne downloads one object. If the download URL has expired, downloadOne asks the hub once
-// for a new URL. If the bytes do not have the object's hash, downloadOne downloads them again, at
-// most maxWrong times. If the connection breaks, downloadOne fails, and the next call continues the
-// download at the first missing byte.
+// downloadOne downloads one object. If the download URL has expired, downloadOne asks the hub for a
+// new URL, but only once. If the bytes do not have the object's SHA-256, downloadOne downloads them
+// again, and gives up after maxWrong downloads. If the connection breaks, downloadOne fails, and
+// the next call resumes the download at the first missing byte.
 func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, count func(int64)) error {
 	renewed := false
 	for wrong := 0; ; {
@@ -225,8 +225,9 @@ func (f *Follower) record(ctx context.Context, sum string) (trail.Record, error)
 	return r, nil
 }
 
-// layOut makes the folder of the revision's files. The store must have all objects. layOut opens
-// all paths relative to the handle of that folder. So no link can make layOut write outside it.
+// layOut makes the folder with the revision's files. The store must have all of the revision's
+// objects. layOut opens all paths relative to a handle of that folder, so no link can make it write
+// outside the folder.
 func (f *Follower) layOut(rev revision, s *state) error {
 	if err := f.keepState(rev, s); err != nil {
 		return err
@@ -271,8 +272,8 @@ func (f *Follower) place(root *os.Root, at string, file trail.File) error {
 	if file.Object == "" {
 		return root.WriteFile(file.Path, file.Document, 0o444)
 	}
-	// State.Files has checked file.Path. layOut has made every folder of the path, so no folder is
-	// a link.
+	// State.Files has checked file.Path, and layOut has made every folder in the path, so no folder
+	// is a link.
 	return os.Link(f.objects.path(file.Object), filepath.Join(at, file.Path))
 }
 
@@ -284,8 +285,8 @@ func (f *Follower) collect() {
 	}
 }
 
-// sweep removes unneeded folders and objects. It keeps those that the running revision, the
-// previous revision or the present installation needs.
+// sweep removes the folders and objects that are needed neither by the running revision, nor by the
+// previous one, nor by the present installation.
 func (f *Follower) sweep() error {
 	var keep []revision
 	for _, r := range []*revision{f.journal.Current, f.journal.Former} {

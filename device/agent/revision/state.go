@@ -10,7 +10,7 @@ import (
 // maxTotal limits the size of all objects of a state together, in bytes.
 const maxTotal = 1 << 42
 
-// state is a revision's state whose files can be written to a folder.
+// state is the state of a revision, checked so that its files can be written to a folder.
 type state struct {
 	*trail.State              // with pinned keys, only the members that the owner has signed
 	posted       *trail.State // the state as the hub or the image has it

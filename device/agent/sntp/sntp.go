@@ -28,8 +28,9 @@ const (
 const epoch = -2208988800
 
 // Ask asks a server for the time, until ctx ends. The server is a name or an address, with or
-// without a port. NTP's count of seconds starts again every 136 years, so an answer can mean
-// several times. Ask returns the first of these times that is not before `earliest`.
+// without a port. NTP's count of seconds wraps around every 136 years, so the timestamp in an
+// answer is ambiguous. Ask returns the first time that it can mean and that is not before
+// `earliest`.
 func Ask(ctx context.Context, server string, earliest time.Time) (time.Time, error) {
 	if _, _, err := net.SplitHostPort(server); err != nil {
 		server = net.JoinHostPort(server, port)
@@ -69,8 +70,8 @@ func Ask(ctx context.Context, server string, earliest time.Time) (time.Time, err
 	}
 }
 
-// read returns the time in an answer's transmit timestamp. If the timestamp can mean several times,
-// read returns the first of these times that is not before `earliest`.
+// read returns the time in an answer's transmit timestamp. Of the times that the timestamp can
+// mean, it returns the first that is not before `earliest`.
 func read(p []byte, earliest time.Time) (time.Time, error) {
 	leap, mode, stratum := p[0]>>6, p[0]&7, p[1]
 	seconds, fraction := binary.BigEndian.Uint32(p[40:]), binary.BigEndian.Uint32(p[44:])

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// server starts a time server. The function `answer` returns the packets that the server sends for
-// a request.
+// server starts a time server. The function `answer` returns the packets that the server sends in
+// reply to a request.
 func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	t.Helper()
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -33,8 +33,8 @@ func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	return c.LocalAddr().String()
 }
 
-// The function `telling` makes a correct answer to a request. The answer's time is half a second
-// after the second `seconds`, counted from 1900.
+// The function `telling` makes a correct answer to a request. The time in the answer is `seconds`
+// seconds since 1900, plus half a second.
 func telling(request []byte, seconds uint32) []byte {
 	p := make([]byte, packetSize)
 	p[0], p[1] = 4<<3|serverMode, 2
@@ -78,8 +78,8 @@ func TestReadsTheTime(t *testing.T) {
 	}
 }
 
-// Ask ignores an answer from a sender that has not seen the request. If the server answers that it
-// does not know the time, the error of Ask says so.
+// Ask ignores an answer that is too short, or whose sender has not seen the request. If the server
+// answers that it does not know the time, the error says so.
 func TestAnswersThatAreNoGood(t *testing.T) {
 	t.Parallel()
 	change := func(f func(p []byte) []byte) func([]byte) [][]byte {

@@ -1,6 +1,6 @@
 // Package access decides what a person at a machine's console may do. Anyone at the machine's
-// screen or serial port can open the console. So the machine's owner can limit the console's
-// actions, when the image is built and later at the hub.
+// screen or serial port can open the console, so the machine's owner can limit its actions, both
+// when the image is built and later at the hub.
 //
 // The package is separate from package console, because the first process of Gangway's images uses
 // it too.
@@ -41,7 +41,7 @@ func (l Level) String() string {
 	return fmt.Sprintf("level %d", int(l))
 }
 
-// Parse returns the level with this name.
+// Parse returns the level with the given name.
 func Parse(name string) (Level, error) {
 	l, ok := names[name]
 	if !ok {
@@ -66,8 +66,9 @@ const (
 // owner has not set a level.
 //
 //   - If the machine has no owner, the level is Full, because nobody's data needs protection.
-//   - If the owner has not set a level, the level is On. With On, the console cannot wipe the
-//     machine. So a person at the serial port cannot take the machine from its owner.
+//   - Otherwise, if the owner has not set a level, the level is On. With On, the
+//     console cannot wipe the machine, so a person at the serial port cannot take the machine from
+//     its owner.
 //   - If the owner's setting is an unknown word, the level is Read, because the owner wanted a
 //     limit.
 func Effective(limit Level, whose Ownership, meta string) Level {
@@ -84,12 +85,12 @@ func Effective(limit Level, whose Ownership, meta string) Level {
 	return min(limit, level)
 }
 
-// maxMeta is the maximum size of the file of the user-meta, in bytes.
+// maxMeta is the maximum size of the file with the user-meta, in bytes.
 const maxMeta = 1 << 20
 
-// Setting returns the owner's setting in a file of user-meta. If the file or the key does not
-// exist, Setting returns "". If the file cannot be read, or the value is not a text, Setting
-// returns "?".
+// Setting returns the level that the owner has set, from a file with the device's user-meta. If the
+// file or the key does not exist, Setting returns "". If the file cannot be read, or the value is
+// not a string, Setting returns "?".
 func Setting(file string) string {
 	const unreadable = "?"
 	f, err := os.Open(file)

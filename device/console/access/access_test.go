@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The image has a level and the machine's owner sets a level. The lower level is in force. An
+// Both the image and the machine's owner set a level, and the lower of the two is in force. An
 // unknown level counts as Read.
 func TestOwnerLimitsTheConsole(t *testing.T) {
 	t.Parallel()
@@ -38,7 +38,7 @@ func TestOwnerLimitsTheConsole(t *testing.T) {
 	}
 }
 
-// Setting returns the owner's level, "" if there is none, and "?" for a value that is not a text.
+// Setting returns the owner's level, "" if there is none, and "?" for a value that is not a string.
 func TestSettingInTheUserMeta(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

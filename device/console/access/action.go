@@ -12,8 +12,8 @@ const (
 
 // Placeholder replaces the proxy's password in the settings that ActionSettings prints and the
 // editor shows. To save the settings, the person must type the password again. Without this rule, a
-// person who does not know the password could enter another proxy, and the machine would send the
-// password to that proxy.
+// person who does not know the password could enter another proxy's address, and the machine would
+// send the password to that proxy.
 const Placeholder = "TYPE-THE-PASSWORD-AGAIN"
 
 // PINChange is the input of ActionPIN.

@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Hierarchy is the hierarchy whose authorisation a command required.
+// Hierarchy is the hierarchy whose authorisation a TPM command requires.
 type Hierarchy string
 
 // The hierarchies (Part 1, 13). None means that a command requires no hierarchy's authorisation.
@@ -39,7 +39,7 @@ const (
 	CodeOther               = "tpm-refused"
 )
 
-// Cause is the error that explains a TPM's refusal. It wraps the tpm2.TPMRC.
+// Cause is an error that explains why the TPM refused a command. It wraps the tpm2.TPMRC.
 type Cause struct {
 	Code   string // stable
 	Reason string // one sentence
@@ -128,8 +128,8 @@ func Explain(err error, h Hierarchy) error {
 	return &Cause{m.code, m.reason, m.remedy, err}
 }
 
-// ExplainWithPassword does the same as Explain, for an operation for which the user supplied a
-// password of the endorsement hierarchy.
+// ExplainWithPassword is like Explain, but for an operation for which the user supplied a password
+// of the endorsement hierarchy.
 func ExplainWithPassword(err error) error {
 	err = Explain(err, Endorsement)
 	if cause := (*Cause)(nil); errors.As(err, &cause) && cause.Code == CodeEndorsementAuth {

@@ -1,8 +1,9 @@
-// Package approval makes and checks an owner's approval of a system: a signature over a TPM policy.
-// The policy requires that PCR 11 has the value that this system leaves in it. A disk's key is
-// sealed to the owner's public key (TPM2_PolicyAuthorize). So the TPM releases the disk's key to
-// each system that the owner has approved, and a new system needs no new seal. The format is that
-// of systemd-measure (version 252), the file tpm2-pcr-signature.json.
+// Package approval makes and checks an owner's approvals of systems. An approval is the owner's
+// signature over a TPM policy, which requires that PCR 11 has the value that the approved system
+// leaves in it. A disk's key is sealed to the owner's public key (TPM2_PolicyAuthorize), so the TPM
+// releases it to each system that the owner has approved, and a new system does not require that
+// the key is sealed again. The format is that of the file tpm2-pcr-signature.json of
+// systemd-measure (version 252).
 package approval
 
 import (
@@ -39,9 +40,9 @@ const (
 // Approval is one entry of the file.
 type Approval struct {
 	PCRs []int `json:"pcrs"`
-	// Key is the SHA-256 of the owner's public key, hexadecimal; see Fingerprint.
+	// Key is the SHA-256 of the owner's public key, in hexadecimal; see Fingerprint.
 	Key string `json:"pkfp"`
-	// Policy is the approved policy: the digest of TPM2_PolicyPCR for the value of PCR 11,
+	// Policy is the approved policy: the digest of TPM2_PolicyPCR for the value of PCR 11, in
 	// hexadecimal.
 	Policy    string `json:"pol"`
 	Signature []byte `json:"sig"` // RSASSA-PKCS1-v1_5, or ECDSA in ASN.1, with SHA-256, over the bytes of Policy
@@ -66,9 +67,8 @@ func CheckKey(key crypto.PublicKey) error {
 	return fmt.Errorf("approval: a TPM cannot verify signatures of a %T; use RSA of 2048 bits, or P-256", key)
 }
 
-// Fingerprint returns the name by which approvals refer to a public key. The name is the SHA-256 of
-// the key as systemd encodes it. This encoding is PKCS #1 for RSA, and the uncompressed point for
-// P-256.
+// Fingerprint returns the name by which approvals refer to a public key: the SHA-256 of the key as
+// systemd encodes it, that is, as PKCS #1 for RSA and as the uncompressed point for P-256.
 func Fingerprint(key crypto.PublicKey) (string, error) {
 	if err := CheckKey(key); err != nil {
 		return "", err
@@ -88,7 +88,7 @@ func Fingerprint(key crypto.PublicKey) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// Sign approves the system that leaves `value` in PCR 11 of the SHA-256 bank.
+// Sign makes the approval of the system that leaves `value` in PCR 11 of the SHA-256 bank.
 func Sign(key crypto.Signer, value []byte) (Approval, error) {
 	fingerprint, err := Fingerprint(key.Public())
 	if err != nil {
@@ -137,7 +137,8 @@ type file map[string][]Approval
 // Marshal returns the text of the file with the approvals.
 func Marshal(all []Approval) ([]byte, error) { return json.Marshal(file{"sha256": all}) }
 
-// Parse returns the approvals of the SHA-256 bank. It does not verify the signatures: the TPM does.
+// Parse returns the approvals for the SHA-256 bank. It does not verify the signatures, because the
+// TPM does.
 func Parse(text []byte) ([]Approval, error) {
 	if len(text) > MaxSize {
 		return nil, fmt.Errorf("approval: the file has more than %d bytes", MaxSize)

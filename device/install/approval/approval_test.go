@@ -22,7 +22,7 @@ import (
 	"gangway/internal/swtpm/swtpmtest"
 )
 
-// systemdMeasure is the path of systemd-measure, which is not in the command path.
+// systemdMeasure is the path of systemd-measure, which is not in a folder of the PATH variable.
 const systemdMeasure = "/usr/lib/systemd/systemd-measure"
 
 // pemFiles writes a private key and its public key to files.
@@ -46,8 +46,8 @@ func pemFiles(t *testing.T, key crypto.Signer) (private, public string) {
 	return private, public
 }
 
-// Sign makes the same approval as systemd-measure, byte for byte. The bytes can be equal because an
-// RSA signature of this kind has no random part.
+// Sign makes the same approval as systemd-measure, byte for byte. This is possible because
+// RSASSA-PKCS1-v1_5 signatures are deterministic.
 func TestApprovalIsSystemdMeasures(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat(systemdMeasure); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// onBus is a TPM whose bus has a probe or an interposer.
+// onBus is a TPM with a probe or an interposer on its bus.
 type onBus struct {
 	*swtpmtest.Bus
 	transport.TPMCloser
@@ -25,8 +25,8 @@ type onBus struct {
 
 func (b onBus) Send(cmd []byte) ([]byte, error) { return b.Bus.Send(cmd) }
 
-// interposed runs `do` while an interposer on the TPM's bus replaces the storage key, after `honest`
-// true keys.
+// interposed runs `do` while an interposer sits on the TPM's bus. The interposer passes on the true
+// storage key `honest` times, and replaces it with its own key after that.
 func (l *lab) interposed(t *testing.T, honest int, do func() error) error {
 	t.Helper()
 	return l.on(&swtpmtest.Bus{Honest: honest}, func(b *swtpmtest.Bus) { b.ReplaceStorageKey(t, false) }, do)
@@ -42,10 +42,11 @@ func (l *lab) on(bus *swtpmtest.Bus, prepare func(*swtpmtest.Bus), do func() err
 	return do()
 }
 
-// An interposer on the TPM's bus replaces the storage key, from any step of an update or of the
-// setting of a PIN on. No step encrypts a secret to the false key: the first step compares the key
-// with the name in the disk's header, and the later steps use the same key. The disk then opens as
-// before.
+// An interposer on the TPM's bus replaces the storage key while the disk's key is bound for an
+// update, while a PIN is set, or while the disk is opened. It does so either from the start, or
+// after the first step has got the true key. No step encrypts a secret to the false key: the first
+// step compares the key with the name in the disk's header, and the later steps use the key of the
+// first step. Afterwards, the disk opens as before.
 func TestInterposerIsNoticedAtEachStep(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
@@ -73,8 +74,9 @@ func TestInterposerIsNoticedAtEachStep(t *testing.T) {
 	}
 }
 
-// A system from before the storage key's name was recorded bound the disk's key again, so only the
-// PIN's LUKS2 token still records the name. An interposer does not get the key's half for the boot.
+// An earlier version of the system, which did not record the storage key's name, has bound the
+// disk's key again, so only the PIN's LUKS2 token still records the name. An interposer does not
+// get the half of the passphrase that the TPM releases at the boot.
 func TestNameInThePINsTokenCountsForAllSteps(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
@@ -88,8 +90,9 @@ func TestNameInThePINsTokenCountsForAllSteps(t *testing.T) {
 	l.wantOpen(t, one, "246810")
 }
 
-// A disk with a PIN is from before the storage key's name was recorded. It opens, and the next start
-// of the system binds the key, which records the name. Then the name protects the PIN too.
+// A disk got its PIN from an earlier version of the system, which did not record the storage key's
+// name. The disk opens, and the system then binds the key, which records the name. From then on,
+// the name protects the PIN too.
 func TestDiskWithoutTheStorageKeysNameOpensAndGetsTheName(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
@@ -111,7 +114,7 @@ func TestDiskWithoutTheStorageKeysNameOpensAndGetsTheName(t *testing.T) {
 	}
 }
 
-// forgetName removes the storage key's name from the LUKS2 tokens of a type.
+// forgetName removes the storage key's name from all LUKS2 tokens of the given type.
 func (l *lab) forgetName(t *testing.T, kind string) {
 	t.Helper()
 	var list []map[string]any
@@ -132,8 +135,8 @@ func (l *lab) forgetName(t *testing.T, kind string) {
 }
 
 // While a person removes the PIN, or a wipe clears the TPM, an interposer answers that the TPM's
-// lockout hierarchy has no password. The disk's header keeps the only copy of the password, so the
-// next try removes the password.
+// lockout hierarchy has no password. The disk's header still contains the only copy of the
+// password, so the next attempt removes the password.
 func TestInterposerCannotMakeTheSystemForgetTheLockoutPassword(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
@@ -160,8 +163,8 @@ func TestInterposerCannotMakeTheSystemForgetTheLockoutPassword(t *testing.T) {
 	}
 }
 
-// The TPM lacks a command of the policy. The disk's key is not bound, the error says what the TPM
-// lacks, and the disk opens as before.
+// If the TPM lacks a command that the policy needs, the disk's key is not bound, the error says
+// what the TPM lacks, and the disk opens as before.
 func TestTPMThatCannotCheckThePolicyKeepsTheDisk(t *testing.T) {
 	t.Parallel()
 	l := installWith(t, seal.New)

@@ -1,7 +1,8 @@
-// Package diskkey keeps an encrypted disk's key bound to the systems on the disk. The disk's header
-// has one LUKS2 token for each system that may get the key; see package seal. When a system is
-// added or removed, Bind replaces the LUKS2 tokens. Before that, it predicts what the machine will
-// measure when it starts the other system.
+// Package diskkey binds the key of an encrypted disk to the systems that are installed on the disk.
+// The disk's header has one LUKS2 token for each boot at which the TPM may release the key; package
+// seal describes the tokens. When a system is added or removed, Bind replaces the LUKS2 tokens. To
+// make the token for a system that is not running, Bind predicts what the machine will measure when
+// it boots that system.
 package diskkey
 
 import (
@@ -36,10 +37,10 @@ const (
 // keySlot is the LUKS2 key slot for the passphrase that the TPM releases.
 const keySlot = 0
 
-// A System is a system in one of the disk's slots.
+// A System is an installed system in one of the disk's two slots.
 type System struct {
-	// Program and Kernel are the Authenticode digests (SHA-256) of the unified kernel image, and of
-	// the kernel in it.
+	// Program and Kernel are the Authenticode digests (SHA-256) of the unified kernel image and of
+	// the kernel that it contains.
 	Program, Kernel []byte
 	Cmdline         string
 	PCR11           []byte              // the value that the system leaves in PCR 11
@@ -49,8 +50,8 @@ type System struct {
 // Unlock returns the passphrase that the TPM releases for one of the header's LUKS2 tokens.
 // `approvals` are the running system's approvals. If the TPM releases no passphrase, the error is
 // seal.ErrNotReleased or a problem of the TPM. If the storage key does not have the name that the
-// header records, the error is storagekey.ErrOther. All later steps with `t` use the storage key that
-// Unlock used.
+// header records, the error is storagekey.ErrOther. All later operations on `t` use the same
+// storage key as Unlock.
 func Unlock(t *storagekey.Held, disk io.ReaderAt, approvals []approval.Approval) ([]byte, error) {
 	if err := loadRecorded(t, disk); err != nil {
 		return nil, err
@@ -82,8 +83,8 @@ func Unlock(t *storagekey.Held, disk io.ReaderAt, approvals []approval.Approval)
 	return nil, refusal
 }
 
-// The function `worse` returns one of two errors, for the report to a person. It prefers a problem
-// of the TPM itself to seal.ErrNotReleased, because the remedies differ.
+// The function `worse` chooses which of two errors to report to the person. It prefers a problem of
+// the TPM itself to seal.ErrNotReleased, because the remedies differ.
 func worse(first, err error) error {
 	if first == nil || errors.Is(first, seal.ErrNotReleased) && !errors.Is(err, seal.ErrNotReleased) {
 		return err
@@ -91,14 +92,14 @@ func worse(first, err error) error {
 	return first
 }
 
-// IsBound reports whether the disk opens only for systems that its owner approved.
+// IsBound reports whether the disk opens only for systems that its owner has approved.
 func IsBound(disk io.ReaderAt) (bool, error) {
 	bound, err := boundTokens(disk)
 	return len(bound) > 0, err
 }
 
-// boundTokens returns the LUKS2 tokens that Bind made. If the header also has the LUKS2 token of an
-// installer, the result is nil, because then the disk opens for other systems too.
+// boundTokens returns the LUKS2 tokens that Bind made. If the header still has a LUKS2 token that
+// an installer wrote, the result is nil, because the disk then opens for other systems too.
 func boundTokens(disk io.ReaderAt) ([]json.RawMessage, error) {
 	for _, kind := range unbound {
 		if list, err := luks.Tokens(disk, kind); err != nil || len(list) > 0 {
@@ -111,37 +112,38 @@ func boundTokens(disk io.ReaderAt) ([]json.RawMessage, error) {
 // unbound are the types of the LUKS2 tokens that installers write.
 var unbound = []string{seal.TokenType, seal.FirstType}
 
-// ErrUnpredictable means that Bind cannot predict what the machine measures at its next start. The
-// disk's key stays bound to the same starts as before.
+// ErrUnpredictable means that Bind cannot predict what the machine will measure at its next boot.
+// The LUKS2 tokens do not change, so the disk still opens at the same boots as before.
 var ErrUnpredictable = errors.New("the firmware's event log does not explain what was measured, so the disk's key is not bound to the owner's systems")
 
-// A Boot contains the facts that Bind needs about the present start of the machine.
+// A Boot contains the facts that Bind needs to know about the present boot of the machine.
 type Boot struct {
 	Log []byte // the firmware's event log
 	// Variable returns the present value of a firmware variable. If the variable does not exist,
-	// the error is fs.ErrNotExist. If Variable is nil, Bind assumes that the variables still have
-	// the measured values.
+	// the error is fs.ErrNotExist. If Variable is nil, Bind assumes that the variables have not
+	// changed since they were measured.
 	Variable func(name string, vendor uuid.UUID) ([]byte, error)
 }
 
-// ErrAdditions means that the running system did not start as its owner approved it. The disk's key
-// stays bound to the same starts as before.
+// ErrAdditions means that the running system was not started exactly as its owner approved it. The
+// LUKS2 tokens do not change, so the disk still opens at the same boots as before.
 var ErrAdditions = errors.New("the system was started with another command line, or with additions from the EFI system partition, so the disk's key is not bound to this start.\nRemove the additions and restart the machine.") //lint:ignore ST1005 shown to a person
 
 // Bind binds the disk's key to `running`, the system that runs, and to `others`, the systems in
 // other slots. It leaves out systems without an approval by the key `owner`. If a program has
-// changed the Secure Boot keys since the machine started, Bind allows two kinds of starts: with the
-// present Secure Boot keys, and with the former Secure Boot keys. After Bind returns, no earlier
-// LUKS2 token opens the disk. `changed` is false if the header already had these LUKS2 tokens.
+// changed the Secure Boot keys since the machine booted, the disk then opens both at boots with the
+// present Secure Boot keys and at boots with the former ones. After Bind returns, no earlier LUKS2
+// token opens the disk. `changed` is false if the header already had these LUKS2 tokens.
 //
 // The first time, Bind also makes a new passphrase, and destroys the key slot of the installer's
-// passphrase. The counter then passes the limit of the installer's LUKS2 token, so a copy of the
-// disk's header and key slots from before opens nothing. This is not so for the LUKS2 token of
-// systemd-cryptenroll (seal.New), which has no limit.
+// passphrase. The TPM's counter then passes the limit in the installer's LUKS2 token, so an earlier
+// copy of the disk's header and key slots opens nothing. The exception is a LUKS2 token of the kind
+// that systemd-cryptenroll makes (seal.New), because it has no limit.
 //
 // The order of the steps makes power cuts harmless. First, Bind writes the new LUKS2 tokens to the
-// disk. Then it advances the TPM's counter, and so makes the old LUKS2 tokens worthless. The limit
-// in the new LUKS2 tokens allows the counter's present value and the next value.
+// disk. Then it advances the TPM's counter, which makes the old LUKS2 tokens worthless. The new
+// LUKS2 tokens are valid both before and after this step, because their limit allows the counter's
+// present value and the next one.
 func Bind(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, running System, others ...System) (changed bool, err error) {
 	h := storagekey.Hold(t)
 	defer h.Close()
@@ -172,8 +174,8 @@ func bindHeld(t *storagekey.Held, disk luks.Disk, owner crypto.PublicKey, boot B
 	return true, rebind(t, disk, passphrase, owner, boots, counter)
 }
 
-// predictBoots returns the PCR values of each start at which the TPM may release the key. The first
-// element is the present start.
+// predictBoots returns the PCR values of each boot at which the TPM may release the key. The first
+// element has the values of the present boot.
 func predictBoots(t transport.TPM, owner crypto.PublicKey, boot Boot, running System, others []System) ([]map[int][]byte, error) {
 	values, err := seal.ReadPCRs(t, append(slices.Clone(seal.Required), approval.PCR)...)
 	if err != nil {
@@ -211,8 +213,7 @@ func predictBoots(t transport.TPM, owner crypto.PublicKey, boot Boot, running Sy
 	return boots, nil
 }
 
-// The function `with` returns a copy of the PCR values in which the PCR `pcr` has the value
-// `value`.
+// The function `with` returns a copy of the PCR values in which PCR `pcr` has the value `value`.
 func with(values map[int][]byte, pcr int, value []byte) map[int][]byte {
 	values = maps.Clone(values)
 	values[pcr] = value
@@ -241,8 +242,8 @@ func rebind(t *storagekey.Held, disk luks.Disk, passphrase []byte, owner crypto.
 	return seal.Advance(t, t.Name())
 }
 
-// bindings returns a Binding for each boot. The limit is the value that the counter has after the
-// next increment.
+// bindings returns a Binding for each boot. Its limit is the value that the counter will have after
+// the next increment.
 func bindings(owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (list []seal.Binding) {
 	for _, pcrs := range boots {
 		list = append(list, seal.Binding{Owner: owner, PCRs: pcrs, Limit: counter + 1})
@@ -250,8 +251,8 @@ func bindings(owner crypto.PublicKey, boots []map[int][]byte, counter uint64) (l
 	return list
 }
 
-// storageKey returns the name of the TPM's storage key that the header records. If it records none,
-// the result is nil.
+// storageKey returns the name of the TPM's storage key that the disk's header records, or nil if it
+// records none.
 func storageKey(disk io.ReaderAt) ([]byte, error) {
 	for _, kind := range []string{seal.BoundType, seal.FirstType, seal.PINType} {
 		list, err := luks.Tokens(disk, kind)
@@ -267,8 +268,8 @@ func storageKey(disk io.ReaderAt) ([]byte, error) {
 	return nil, nil
 }
 
-// loadRecorded loads the TPM's storage key. If the header records a name, the key must have it. All
-// later steps with `t` use this key.
+// loadRecorded loads the TPM's storage key, which must have the name that the header records, if
+// any. All later operations on `t` use this key.
 func loadRecorded(t *storagekey.Held, disk io.ReaderAt) error {
 	name, err := storageKey(disk)
 	if err != nil {
@@ -299,9 +300,9 @@ func (s System) ApprovedBy(owner crypto.PublicKey) bool {
 	return slices.ContainsFunc(s.Approvals, func(a approval.Approval) bool { return a.By(owner, s.PCR11) })
 }
 
-// predict returns the value of PCR 4 after this machine has started the system `other` in the same
-// way as the running system. It replays the events of the present start, with the digests of the
-// other system's programs.
+// predict returns the value that PCR 4 will have after this machine has booted the system `other`
+// in the same way as the running system. It replays the events of the present boot, with the
+// digests of the other system's programs instead of those of the running system's.
 func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, error) {
 	events := eventsOf(log, bootPCR)
 	if !bytes.Equal(replay(events), value) {
@@ -315,8 +316,8 @@ func predict(log *eventlog.Log, value []byte, running, other System) ([]byte, er
 				n++
 			}
 		}
-		// With Secure Boot on, systemd's stub starts the kernel without firmware, so the log has no
-		// event for the kernel.
+		// With Secure Boot on, systemd's stub starts the kernel without the firmware's help, so the
+		// log has no event for the kernel.
 		optional := bytes.Equal(change[0], running.Kernel)
 		if n > 1 || n == 0 && !optional || len(change[1]) != sha256.Size {
 			return nil, fmt.Errorf("%w: the event log has %d entries for one program of the running system", ErrUnpredictable, n)
@@ -332,8 +333,8 @@ func eventsOf(log *eventlog.Log, pcr uint32) []eventlog.Event {
 	})
 }
 
-// The function `replay` returns the value of a PCR into which the events were extended after a
-// reset.
+// The function `replay` returns the value that a PCR has if, after a reset, these events are
+// extended into it.
 func replay(events []eventlog.Event) []byte {
 	var value [sha256.Size]byte
 	for _, e := range events {

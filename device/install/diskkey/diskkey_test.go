@@ -41,10 +41,10 @@ func sum(text string) []byte {
 	return d[:]
 }
 
-// log returns the event log of a machine that starts the system with the given name.
+// log returns the event log of a machine that boots the system with the given name.
 func log(system string, more ...eventlog.Event) eventlog.Log { return logWith("keys", system, more...) }
 
-// logWith returns the event log of a start on a machine whose variable db has the value `keys`.
+// logWith returns the event log of a boot on a machine whose variable db has the value `keys`.
 func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 	l := eventlog.Log{
 		{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{0})},
@@ -63,7 +63,7 @@ func logWith(keys, system string, more ...eventlog.Event) eventlog.Log {
 	return append(l, more...)
 }
 
-// system returns the system with the given name, approved by each key.
+// system returns the system with the given name, approved by each of the given keys.
 func system(t *testing.T, name string, keys ...crypto.Signer) System {
 	t.Helper()
 	s := System{Cmdline: "mode=system of=" + name, Program: sum(name), Kernel: sum("kernel of " + name), PCR11: log(name).PCRs()[approval.PCR]}
@@ -83,8 +83,8 @@ type lab struct {
 	keys  string       // present value of the variable db
 }
 
-// disk stores the first bytes of a disk in memory. After `left` sectors were written, every write
-// fails, as after a power cut.
+// disk keeps the first bytes of a disk in memory. After `left` sectors have been written, every
+// further write fails, as after a power cut.
 type disk struct {
 	b    []byte
 	left int // negative: no power cut
@@ -118,14 +118,14 @@ func (d *disk) Sync() error {
 	return nil
 }
 
-// install makes a machine whose disk key is sealed in the same way as by the installer for a system that its
-// owner approved.
+// install makes a machine with a disk key that is sealed, in the same way as by the installer, for
+// a system that the machine's owner approved.
 func install(t *testing.T) *lab {
 	t.Helper()
 	return installWith(t, seal.NewFirst)
 }
 
-// installWith makes a machine whose key is sealed by the function `sealed`.
+// installWith makes a machine with a disk key that the function `sealed` has sealed.
 func installWith(t *testing.T, sealed func(transport.TPM) ([]byte, map[string]any, error)) *lab {
 	t.Helper()
 	l := &lab{keys: "keys", owner: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t), chip: swtpmtest.Start(t, swtpm.Options{EK: swtpm.None})}
@@ -148,7 +148,7 @@ func (l *lab) start(t *testing.T, name string, more ...eventlog.Event) {
 	l.startWith(t, logWith(l.keys, name, more...))
 }
 
-// startWith restarts the machine, which then measures the events of a log.
+// startWith restarts the machine, which then measures the events in the given log.
 func (l *lab) startWith(t *testing.T, measured eventlog.Log) {
 	t.Helper()
 	if l.tpm != nil {
@@ -184,8 +184,8 @@ func (l *lab) unlock(approvals []approval.Approval) ([]byte, error) {
 	return Unlock(tpm, l.disk, approvals)
 }
 
-// The method `opens` reports whether the machine opens its disk, with the approvals of the system
-// that runs.
+// The method `opens` reports whether the system that runs on the machine opens the disk with the
+// approvals of the system `s`.
 func (l *lab) opens(t *testing.T, s System) bool {
 	t.Helper()
 	passphrase, err := l.unlock(s.Approvals)
@@ -202,7 +202,7 @@ func (l *lab) opens(t *testing.T, s System) bool {
 	return true
 }
 
-// A machine starts for the first time, gets an update, rolls the update back, and later keeps the
+// A machine boots for the first time, gets an update, rolls the update back, and later keeps the
 // update. After each step, the disk must open for the systems in the slots and for no other system.
 func TestKeyFollowsTheSystemsOnTheDisk(t *testing.T) {
 	t.Parallel()
@@ -280,8 +280,8 @@ func TestSystemThatOnlyTheHubWantsDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// With Secure Boot on, systemd's stub starts its kernel without firmware, so PCR 4 has no digest of
-// the kernel. The disk must still open for the systems in the slots.
+// With Secure Boot on, systemd's stub starts its kernel without the firmware's help, so PCR 4 has
+// no digest of the kernel. The disk must still open for the systems in the slots.
 func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -305,8 +305,8 @@ func TestKeyFollowsTheSystemsIfFirmwareStartsNoKernel(t *testing.T) {
 	}
 }
 
-// If the firmware's log does not explain PCR 4, a wrong prediction could lock the disk. So the
-// disk's key must stay bound to the same systems as before.
+// If the firmware's event log does not explain PCR 4, a prediction could be wrong and lock the
+// disk. So the disk's key must stay bound to the same systems as before.
 func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -335,9 +335,10 @@ func TestKeyIsNotBoundOnAPrediction(t *testing.T) {
 	}
 }
 
-// A program adds a certificate to db while the system runs, as updates of the keys do. The disk
-// opens at the next start, also if the firmware refuses the change, and also for the system in the
-// other slot. Afterwards only the new keys open the disk.
+// While the system runs, a program adds a certificate to db, as updates of the Secure Boot keys do.
+// The disk must open at the next boot, even if the firmware refuses the change, and also for the
+// system in the other slot. When the key has then been bound again under the new Secure Boot keys,
+// the former keys no longer open the disk.
 func TestChangedSecureBootKeysDoNotLockTheDisk(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -371,8 +372,8 @@ func TestChangedSecureBootKeysDoNotLockTheDisk(t *testing.T) {
 }
 
 // A thief with access to the disk makes the boot menu's editor available, and starts the owner's
-// system with another command line. The firmware and the stub start the approved system, so only
-// PCR 12 shows the difference. The disk must not open.
+// system with another command line. The firmware and systemd's stub start the approved system as
+// usual, so only PCR 12 shows the difference. The disk must not open.
 func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -390,8 +391,8 @@ func TestApprovedSystemWithAnotherCommandLineDoesNotOpenTheDisk(t *testing.T) {
 	}
 }
 
-// The power may be cut at any write to the disk, and before the TPM's counter advances. After the
-// power cut, the machine starts any system in its slots. The disk must open, and it must be
+// The power may be cut at any write to the disk, and before the TPM's counter advances. Whichever
+// of the systems in the slots the machine boots after that, the disk must open, and it must be
 // possible to bind the key again.
 func TestPowerCutWhileBindingNeverLocksTheDisk(t *testing.T) {
 	t.Parallel()
@@ -426,9 +427,10 @@ func TestPowerCutWhileBindingNeverLocksTheDisk(t *testing.T) {
 	}
 }
 
-// A thief copied the disk's header and key slots after the installation, before the system's first
-// start. Later, the thief steals the machine with its disk, puts the copy back, and starts a system
-// of their own, or the owner's. PCR 7 is the same all the time.
+// A thief copies the disk's header and key slots after the installation, before the system's first
+// boot. Later, the thief steals the machine with its disk, puts the copy back, and boots either the
+// owner's system or a system of their own. PCR 7 has the same value all the time. The disk must not
+// open.
 func TestOldHeaderCopyDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 	t.Parallel()
 	l := install(t)
@@ -447,7 +449,7 @@ func TestOldHeaderCopyDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 			t.Errorf("%s opens the disk with the old copy", name)
 		}
 	}
-	// One key slot was replaced. The other key slot is for the recovery key.
+	// One key slot was replaced. The other one is for the recovery key.
 	if _, err := luks.Open(bytes.NewReader(now), installers); !errors.Is(err, luks.ErrPassphrase) {
 		t.Errorf("the installer's passphrase opens the disk: %v", err)
 	}
@@ -455,7 +457,8 @@ func TestOldHeaderCopyDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 	if got := must(luks.Open(bytes.NewReader(now), []byte(labRecovery)))(t); !bytes.Equal(got, key) {
 		t.Error("the recovery key gives another key")
 	}
-	// The old key slot is erased: the old header opens nothing in the place of the present one.
+	// The old key slot has been erased, so the old header opens nothing if it replaces the present
+	// one.
 	mixed := append(bytes.Clone(old[:headers]), now[headers:]...)
 	if _, err := luks.Open(bytes.NewReader(mixed), installers); !errors.Is(err, luks.ErrPassphrase) {
 		t.Errorf("the key slot of the installer's passphrase is still on the disk: %v", err)
@@ -468,9 +471,9 @@ func TestOldHeaderCopyDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 }
 
 // A machine that was installed without an approved system, or by an earlier version, has the LUKS2
-// token of systemd-cryptenroll. An approved update binds the key, and makes a new passphrase. A
-// copy of only the LUKS2 token then does not open the disk. A copy of the LUKS2 token and the key
-// slots opens the disk for ever, as docs/security.md says.
+// token of systemd-cryptenroll. An approved update binds the key, and makes a new passphrase. After
+// that, a copy of the LUKS2 token alone does not open the disk, but a copy of both the LUKS2 token
+// and the key slots opens it for ever, as docs/security.md says.
 func TestOldTokenDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 	t.Parallel()
 	l := installWith(t, seal.New)
@@ -492,9 +495,9 @@ func TestOldTokenDoesNotOpenTheDiskAfterTheFirstBinding(t *testing.T) {
 	}
 }
 
-// The power is cut at any write of the first binding. The disk still opens at the next start, and
-// with the recovery key. The next start binds the key, and then the old copy of the header opens
-// nothing.
+// The power is cut at any write while the key is bound for the first time. The disk still opens at
+// the next boot, and with the recovery key. The key is then bound, and after that an old copy of
+// the header opens nothing.
 func TestPowerCutInTheFirstBindingNeverLocksTheDisk(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -539,7 +542,7 @@ func TestPowerCutInTheFirstBindingNeverLocksTheDisk(t *testing.T) {
 	}
 }
 
-// A disk's header has room for all LUKS2 tokens that two slots need.
+// A disk's header has room for all the LUKS2 tokens that the systems in two slots need.
 func TestHeaderHasRoomForTwoSystems(t *testing.T) {
 	t.Parallel()
 	l := install(t)

@@ -12,13 +12,13 @@ import (
 	"github.com/google/uuid"
 )
 
-// keyVariables are the variables with the keys of Secure Boot. Firmware measures them into PCR 7 at
-// each start, also if they are empty.
+// keyVariables are the firmware variables that contain the Secure Boot keys. Firmware measures them
+// into PCR 7 at each boot, even if they are empty.
 var keyVariables = []string{"PK", "KEK", "db", "dbx"}
 
-// predictKeys returns the value of PCR 7 after the next start, if the Secure Boot keys have changed
-// since the present start. If they have not changed, or if the log does not explain PCR 7, the
-// result is nil.
+// predictKeys returns the value that PCR 7 will have after the next boot, if the Secure Boot keys
+// have changed since the present boot. If they have not changed, or if the log does not explain PCR
+// 7, the result is nil.
 func predictKeys(log *eventlog.Log, value []byte, current func(string, uuid.UUID) ([]byte, error)) []byte {
 	events := eventsOf(log, secureBootPCR)
 	if current == nil || !bytes.Equal(replay(events), value) {
@@ -56,8 +56,8 @@ func predictKeys(log *eventlog.Log, value []byte, current func(string, uuid.UUID
 // separator is the digest of the event that ends the firmware's part of a PCR.
 var separator = sha256.Sum256(make([]byte, 4))
 
-// parseVariable parses the data of an event. `ok` is false if the digest does not cover the data,
-// or if the data is not a UEFI_VARIABLE_DATA.
+// parseVariable parses the data of an event. `ok` is false if the event's digest is not the hash of
+// the data, or if the data is not a UEFI_VARIABLE_DATA.
 func parseVariable(e eventlog.Event) (v eventlog.Variable, ok bool) {
 	if sum := sha256.Sum256(e.Data); !bytes.Equal(sum[:], e.Digest) {
 		return v, false
@@ -65,7 +65,7 @@ func parseVariable(e eventlog.Event) (v eventlog.Variable, ok bool) {
 	return eventlog.ParseVariable(e.Data)
 }
 
-// vendorOf returns the GUID of a variable's owner. The first three fields of an EFI_GUID are
+// vendorOf returns the vendor GUID of a variable. The first three fields of an EFI_GUID are
 // little-endian.
 func vendorOf(v eventlog.Variable) uuid.UUID {
 	id := uuid.UUID(v.Vendor)

@@ -11,13 +11,13 @@ import (
 	"gangway/tcg/eventlog"
 )
 
-// The file of a system (a unified kernel image) contains the kernel's command line. The boot manager
-// gives this line to systemd's stub, and measures it into PCR 12. If Secure Boot is off, the stub
-// measures the line into PCR 12 a second time. A person at the boot menu can type another line for
-// the stub.
+// The unified kernel image of a system contains the kernel's command line. The boot manager passes
+// this line to systemd's stub, and measures it into PCR 12. If Secure Boot is off, the stub
+// measures the line into PCR 12 a second time. A person at the boot menu can type another line,
+// which the boot manager then passes to the stub instead.
 
-// lineDigests returns the possible digests of an event that measures the command line: as UTF-16
-// with and without a terminating zero.
+// lineDigests returns the digests that an event that measures the command line can have. They are
+// the hashes of the line in UTF-16, with and without a terminating zero.
 func lineDigests(cmdline string) [2][sha256.Size]byte {
 	var b []byte
 	for _, u := range utf16.Encode([]rune(cmdline)) {
@@ -26,8 +26,8 @@ func lineDigests(cmdline string) [2][sha256.Size]byte {
 	return [2][sha256.Size]byte{sha256.Sum256(append(slices.Clip(b), 0, 0)), sha256.Sum256(b)}
 }
 
-// checkLines returns nil if PCR 12 contains only the system's own command line, any number of
-// times. In all other cases it returns an error.
+// checkLines returns nil if nothing but the system's own command line was measured into PCR 12, any
+// number of times. Otherwise it returns an error.
 func checkLines(log *eventlog.Log, value []byte, running System) error {
 	events, own := eventsOf(log, linePCR), lineDigests(running.Cmdline)
 	if !bytes.Equal(replay(events), value) {
@@ -41,8 +41,8 @@ func checkLines(log *eventlog.Log, value []byte, running System) error {
 	return nil
 }
 
-// predictLines returns the value of PCR 12 after a start of the system `other`. PCR 12 must contain
-// only the running system's own command line.
+// predictLines returns the value that PCR 12 will have after a boot of the system `other`. PCR 12
+// must contain only the running system's own command line (see checkLines).
 func predictLines(log *eventlog.Log, running, other System) []byte {
 	events, own, next := eventsOf(log, linePCR), lineDigests(running.Cmdline), lineDigests(other.Cmdline)
 	for i, e := range events {

@@ -18,9 +18,9 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// lockoutType is the type of the LUKS2 token with the TPM's lockout password, encrypted under the
-// passphrase that the TPM releases to approved systems. It also says that this disk's system has
-// set the password, or was about to do so.
+// lockoutType is the type of the LUKS2 token that contains the password of the TPM's lockout
+// hierarchy, encrypted with the passphrase that the TPM releases to approved systems. The token
+// also records that this disk's system has set the password, or was about to do so.
 const lockoutType = "gangway-tpm2-lockout"
 
 type lockoutToken struct {
@@ -28,7 +28,8 @@ type lockoutToken struct {
 	Wrapped []byte `json:"wrapped"` // see seal.Wrap
 }
 
-// ErrPINNeedsBinding means that a PIN would not protect the disk.
+// ErrPINNeedsBinding means that a PIN would not protect the disk, because the disk is not bound to
+// its owner's systems.
 var ErrPINNeedsBinding = errors.New("a PIN needs a disk that is bound to its owner's systems: build the image with --manifest-key")
 
 // HasPIN reports whether the disk has a PIN.
@@ -37,17 +38,17 @@ func HasPIN(disk io.ReaderAt) (bool, error) {
 	return len(pins) > 0, err
 }
 
-// WithPIN returns the passphrase of a disk with a PIN. `released` is the passphrase that Unlock
-// returned for the same `t`, so the PIN is encrypted to the storage key that Unlock checked, also if
-// the PIN's LUKS2 token does not record the key's name. After the right PIN, the TPM's count of wrong
-// PINs begins again. If the PIN is wrong, the error is seal.ErrWrongPIN.
+// WithPIN returns the passphrase of a disk with a PIN. `released` is what Unlock returned for the
+// same `t`. So the PIN is encrypted to the storage key that Unlock checked, even if the PIN's LUKS2
+// token does not record the key's name. If the PIN is right, WithPIN resets the TPM's count of
+// wrong PINs. If it is wrong, the error is seal.ErrWrongPIN.
 func WithPIN(t *storagekey.Held, disk io.ReaderAt, released []byte, pin string) ([]byte, error) {
 	pins, err := luks.Tokens(disk, seal.PINType)
 	if err != nil {
 		return nil, err
 	}
 	if len(pins) != 1 {
-		return nil, fmt.Errorf("the disk's header has %d LUKS2 tokens of a PIN instead of 1; use the recovery key", len(pins))
+		return nil, fmt.Errorf("the disk's header has %d LUKS2 tokens for a PIN instead of 1; use the recovery key", len(pins))
 	}
 	share, err := seal.OpenPIN(t, pins[0], pin)
 	if err != nil {
@@ -62,7 +63,7 @@ func WithPIN(t *storagekey.Held, disk io.ReaderAt, released []byte, pin string) 
 }
 
 // lockoutPassword returns the password that this disk's system made for the TPM's lockout
-// hierarchy; nil: it made none.
+// hierarchy, or nil if it made none.
 func lockoutPassword(disk io.ReaderAt, released []byte) ([]byte, error) {
 	list, err := luks.Tokens(disk, lockoutType)
 	if err != nil || len(list) == 0 {
@@ -88,19 +89,21 @@ func wrapped(released, password []byte) (tok map[string]any, err error) {
 	return tok, err
 }
 
-// IsRecoveryKey reports whether a person typed a recovery key, which is longer than any PIN.
+// IsRecoveryKey reports whether a person typed a recovery key, which is always longer than a PIN.
 func IsRecoveryKey(typed string) bool { return len(strings.TrimSpace(typed)) > seal.MaxPIN }
 
-// RecoveryKey returns the passphrase of a recovery key that a person typed.
+// RecoveryKey converts a recovery key that a person typed to a passphrase for the disk.
 func RecoveryKey(typed string) []byte { return []byte(strings.ToLower(strings.TrimSpace(typed))) }
 
-// SetPIN gives the disk a PIN, or another PIN. With an empty `pin`, it removes the PIN. If the disk
-// has a PIN, `current` must be this PIN or the recovery key. The other arguments are those of Bind.
+// SetPIN sets or changes the disk's PIN or, if `pin` is empty, removes it. If the disk has a PIN,
+// `current` must be that PIN or the recovery key. The other arguments are those of Bind.
 //
-// SetPIN makes both halves of the passphrase again. After SetPIN returns, the counter in the TPM
-// has passed the limit of the former half's LUKS2 tokens. So a former PIN is worthless, even for a
-// thief with a copy of the disk's header and key slots from the time of that PIN. A copy from the
-// time without a PIN is worthless too. A power cut leaves the former state or the new one.
+// The passphrase of a disk with a PIN has two halves: the TPM releases one to approved systems, and
+// the other only with the PIN. SetPIN makes both halves anew. When SetPIN returns, the TPM's
+// counter has passed the limit in the LUKS2 tokens of the former half. So a former PIN is
+// worthless, even for a thief who has a copy of the disk's header and key slots from the time of
+// that PIN. A copy from a time without a PIN is worthless too. After a power cut, the disk has
+// either the former state or the new one.
 func SetPIN(t transport.TPM, disk luks.Disk, owner crypto.PublicKey, boot Boot, current, pin string, running System, others ...System) error {
 	if pin != "" {
 		if err := seal.CheckPIN(pin); err != nil {
@@ -158,7 +161,8 @@ func setPIN(t *storagekey.Held, disk luks.Disk, owner crypto.PublicKey, boot Boo
 	return nil
 }
 
-// openWith returns the disk's key, for a person who knows the present PIN or the recovery key.
+// openWith returns the disk's key. `current` is the present PIN or the recovery key, as a person
+// typed it.
 func openWith(t *storagekey.Held, disk io.ReaderAt, released []byte, has bool, current string) (luks.Key, error) {
 	passphrase := released
 	switch {
@@ -179,8 +183,9 @@ func openWith(t *storagekey.Held, disk io.ReaderAt, released []byte, has bool, c
 	return luks.Open(disk, passphrase)
 }
 
-// replace gives the disk a new passphrase with another half for the boots, and another half for the
-// PIN if it is not empty. Without a PIN, the half for the boots is the passphrase.
+// replace gives the disk a new passphrase. One half of it is released by the TPM at each of the
+// boots. If `pin` is not empty, there is another half, which is released for the PIN. Otherwise the
+// first half is the whole passphrase.
 func replace(t *storagekey.Held, disk luks.Disk, key luks.Key, owner crypto.PublicKey, boots []map[int][]byte, pin string, password []byte) error {
 	counter, err := seal.Counter(t)
 	if err != nil {
@@ -220,8 +225,8 @@ func replace(t *storagekey.Held, disk luks.Disk, key luks.Key, owner crypto.Publ
 var ErrWrongRecoveryKey = errors.New("the recovery key does not open this disk")
 
 // protect sets the password of the TPM's lockout hierarchy, and returns it. `password` is the
-// password that this disk's system made before, or nil. A new password is first recorded in the
-// header, so that a power cut between the two steps does no harm.
+// password that this disk's system made before, or nil. A new password is recorded in the disk's
+// header before it is set, so that a power cut between the two steps does no harm.
 func protect(t *storagekey.Held, disk luks.Disk, released, password []byte) ([]byte, error) {
 	mine := password != nil
 	if has, err := lockout.HasPassword(t, t.Name()); err != nil {
@@ -251,7 +256,8 @@ func ClearTPM(t transport.TPM, disk io.ReaderAt, approvals []approval.Approval) 
 	}
 	h := storagekey.Hold(t)
 	defer h.Close()
-	// If a power cut came after the clear, the storage key does not have the recorded name any more.
+	// If the power was cut after an earlier call had cleared the TPM, the storage key no longer has
+	// the recorded name.
 	if has, err := lockout.HasPassword(h, nil); err != nil || !has {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 
 const recovery = "cccccccc-cccccccc-cccccccc-cccccccc-cccccccc-cccccccc-cccccccc-cccccccc"
 
-// withRecovery gives the lab's disk a recovery key of the usual form, and binds its key to a
+// withRecovery gives the lab's disk a recovery key of the usual form, and binds the disk's key to a
 // system.
 func withRecovery(t *testing.T) (*lab, System) {
 	t.Helper()
@@ -38,7 +38,8 @@ func withRecovery(t *testing.T) (*lab, System) {
 	return l, one
 }
 
-// opensWith reports whether the machine opens its disk with a PIN; "" stands for no PIN.
+// opensWith returns nil if the machine opens its disk with the given PIN, and an error otherwise.
+// "" stands for no PIN.
 func (l *lab) opensWith(t *testing.T, s System, pin string) error {
 	t.Helper()
 	tpm := storagekey.Hold(l.tpm)
@@ -65,8 +66,9 @@ func (l *lab) wantOpen(t *testing.T, s System, pin string) {
 	}
 }
 
-// A person sets a PIN, changes it and removes it. An update in between does not need the PIN.
-// Without the PIN, a good boot does not open the disk. The recovery key always opens the disk.
+// A person sets a PIN, changes it and removes it. An update in between does not need the PIN. As
+// long as the disk has a PIN, an approved system cannot open the disk without it. The recovery key
+// always opens the disk.
 func TestPINAndUpdates(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -119,9 +121,9 @@ func TestPINAndUpdates(t *testing.T) {
 	}
 }
 
-// A thief has copies of the disk's header and key slots from the time of a former PIN, and from the
-// time without a PIN. The thief knows the former PIN, steals the machine, and tries each half of
-// the passphrase from each time.
+// A thief has two copies of the disk's header and key slots, one from the time of a former PIN and
+// one from a time without a PIN. The thief knows the former PIN, steals the machine, and tries the
+// halves of the passphrase from each time.
 func TestCopyOfTheHeaderFromBeforeThePINOpensNothing(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
@@ -149,7 +151,7 @@ func TestCopyOfTheHeaderFromBeforeThePINOpensNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Try the present half for the boot together with the former half for the PIN, on each version
-	// of the disk.
+	// of the disk's header.
 	pins, err := luks.Tokens(bytes.NewReader(copies[1]), seal.PINType)
 	if err != nil || len(pins) != 1 {
 		t.Fatal(pins, err)
@@ -173,8 +175,9 @@ func TestCopyOfTheHeaderFromBeforeThePINOpensNothing(t *testing.T) {
 }
 
 // A thief copies the disk, puts a request to wipe onto the EFI system partition, and cuts the power
-// in the middle of the wipe. As long as the TPM has its keys, it has the lockout password too. So
-// if the thief puts the copy back, no PIN opens the disk.
+// in the middle of the wipe. The TPM loses its keys and the lockout password in the same step. So
+// while it still has the keys, it also limits guesses, and once it has lost them, no PIN opens the
+// thief's copy.
 func TestWipeClearsTheTPMInOneStep(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
@@ -205,7 +208,8 @@ func TestWipeClearsTheTPMInOneStep(t *testing.T) {
 	}
 }
 
-// A TPM whose lockout password another program set would not protect a PIN.
+// If another program has set the password of the TPM's lockout hierarchy, the TPM would not protect
+// a PIN, so SetPIN refuses to set one.
 func TestForeignLockoutPasswordPreventsAPIN(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)
@@ -223,8 +227,9 @@ func TestForeignLockoutPasswordPreventsAPIN(t *testing.T) {
 }
 
 // A thief of the whole machine guesses the PIN. After a few guesses, the TPM refuses even the right
-// PIN, and a restart does not help: nobody without the owner's system can reset the TPM's count.
-// The right PIN after a typing mistake resets the count. The recovery key works in lockout too.
+// PIN, and a restart does not help, because only the owner's system can reset the TPM's count. If a
+// person types the right PIN after a mistake, the count is reset. The recovery key works during a
+// lockout too.
 func TestGuessingThePINLocksTheTPM(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -309,8 +314,8 @@ func TestPowerCutWhileThePINIsSet(t *testing.T) {
 		t.Skip("sets a PIN many times")
 	}
 	l, one := withRecovery(t)
-	// A key slot has 504 sectors, and each copy of the header has 32. The first setting of a PIN
-	// also writes the header once before.
+	// A key slot has 504 sectors, and each copy of the header has 32. When a PIN is set for the
+	// first time, the header is also written once before that.
 	for _, c := range []struct {
 		from, to string
 		cuts     []int

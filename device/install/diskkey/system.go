@@ -13,8 +13,8 @@ import (
 // signatureSection is the section of a unified kernel image with the owner's approvals.
 const signatureSection = ".pcrsig"
 
-// ReadSystem reads what Bind needs from a unified kernel image. An image without approvals is not
-// an error.
+// ReadSystem reads what Bind needs to know about a system from its unified kernel image. An image
+// without approvals is not an error.
 func ReadSystem(uki []byte) (System, error) {
 	m, err := measure.System(uki)
 	if err != nil {

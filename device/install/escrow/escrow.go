@@ -1,10 +1,10 @@
 // Package escrow stores the recovery key of an encrypted disk for the disk's owner. The installer
 // encrypts the recovery key to the owner's age recipient with Token. The owner decrypts the
-// recovery key with Open. Nobody else can read the key, including the hub.
+// recovery key with Open. Nobody else can read it, not even the hub.
 //
-// The ciphertext is stored in the disk's LUKS2 header, as a LUKS2 token. So the ciphertext is on
-// the same disk as the data, and it exists as soon as the recovery key exists. The installed system
-// sends the ciphertext to the hub as the device-meta MetaKey.
+// The ciphertext is stored in the disk's LUKS2 header, as a LUKS2 token. So it is on the same disk
+// as the data, and exists as soon as the recovery key exists. The installed system sends the
+// ciphertext to the hub as the device-meta MetaKey.
 package escrow
 
 import (
@@ -25,12 +25,12 @@ const TokenType = "gangway-escrow"
 // MetaKey is the key in the device-meta under which the hub stores the ciphertext.
 const MetaKey = "gangway.disk-recovery"
 
-// maxText is the maximum size of a ciphertext in bytes. The ciphertext of a key with 71 characters
-// has about 500 bytes.
+// maxText is the maximum size of a ciphertext, in bytes. The ciphertext of a recovery key, which
+// has 71 characters, has about 500 bytes.
 const maxText = 4 << 10
 
-// CheckRecipient reports an error if `recipient` is not an X25519 recipient of age (age1 and 58
-// characters).
+// CheckRecipient returns an error if `recipient` is not an X25519 recipient of age, that is, age1
+// followed by 58 characters.
 func CheckRecipient(recipient string) error {
 	_, err := age.ParseX25519Recipient(recipient)
 	if err != nil {
@@ -68,7 +68,7 @@ func Token(recipient, recovery string) (map[string]any, error) {
 }
 
 // Ciphertext returns the ciphertext in a LUKS2 token. It returns an error if the ciphertext is not
-// age's armored text.
+// in age's armored format.
 func Ciphertext(token []byte) (string, error) {
 	var t struct {
 		Type string `json:"type"`
@@ -89,8 +89,8 @@ func isArmored(text string) bool {
 }
 
 // Open decrypts a ciphertext and returns the recovery key. `identities` is the text of an identity
-// file from age-keygen. The ciphertext comes from the hub and is not trusted: Open checks that the
-// result has only characters of a recovery key.
+// file from age-keygen. The ciphertext comes from the hub and is not trusted, so Open checks that
+// the result consists only of characters that occur in recovery keys.
 func Open(identities, ciphertext string) (string, error) {
 	if !isArmored(ciphertext) {
 		return "", errors.New("escrow: the value from the hub is not an encrypted recovery key")

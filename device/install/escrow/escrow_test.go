@@ -23,8 +23,8 @@ func sealed(t *testing.T, recipient, key string) (token []byte, text string) {
 	return token, text
 }
 
-// Only the owner's age identity decrypts the recovery key. The hub has the recipient and the
-// ciphertext, and cannot decrypt it.
+// Only the owner's age identity decrypts the recovery key. The hub has only the recipient and the
+// ciphertext, so it cannot decrypt the key.
 func TestEscrowedKeyIsForItsOwnerAlone(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := NewIdentity()
@@ -55,8 +55,8 @@ func TestEscrowedKeyIsForItsOwnerAlone(t *testing.T) {
 	}
 }
 
-// A hub under an attacker's control may send the owner any text instead of the machine's
-// ciphertext. Open refuses a decrypted text that cannot be a recovery key.
+// A hub that an attacker controls may send the owner any text instead of the machine's ciphertext.
+// Open refuses a decrypted text that cannot be a recovery key.
 func TestHubSendsAnotherKeyThanTheMachines(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := NewIdentity()
