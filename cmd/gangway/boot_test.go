@@ -54,7 +54,7 @@ func TestDeviceBootShowsEachState(t *testing.T) {
 		}
 	}
 	put(store.BootNothing, boot.Change{PCR: -1, Words: "The firmware measured nothing."})
-	shows("nothing-measured", "✗ The firmware measured nothing.", "The event log ends inside an event.", "PCR 4, 7: the log does not explain", `[log: Linux\x1b initrd]`)
+	shows("nothing-measured", "✗ The firmware measured nothing.", "The event log ends inside an event.", "PCR 4, 7: the event log does not explain", `[log: Linux\x1b initrd]`)
 	if _, _, err := run("", "device", "boot", d.ID, "--accept"); err == nil || !strings.Contains(err.Error(), "boot-nothing-measured") {
 		t.Errorf("accepting an empty measurement: got %v, want boot-nothing-measured", err)
 	}

@@ -94,7 +94,7 @@ func TestOpenRefusesABadURI(t *testing.T) {
 	}
 	dir := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
 	writeURI(t, dir, "aca", "tpm:0x81010060")
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "only one key") {
+	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "only one of them") {
 		t.Errorf("a file and a URI: %v", err)
 	}
 }
