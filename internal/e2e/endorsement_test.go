@@ -147,7 +147,7 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 				if code != 3 || !strings.Contains(said, c.refused) || !strings.Contains(said, c.option) {
 					t.Fatalf("exit code %d\n%s", code, said)
 				}
-				wantSentences(t, signIn(t, h).events(), "this TPM's endorsement seed was changed since the certificate was issued")
+				wantSentences(t, signIn(t, h).events(), "this TPM's endorsement seed has been changed since the certificate was issued")
 			}
 			if c.option != "" {
 				args = append(args, c.option)
