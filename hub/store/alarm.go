@@ -37,7 +37,7 @@ type Upkeep interface {
 	BackupFault(ctx context.Context) (string, error)
 	SetBackupFault(ctx context.Context, fact string) error
 	// TrustScan returns the text that SetTrustScan stored, or nil. The text is the state of the
-	// scan for devices that the trust store no longer trusts, which the store does not interpret.
+	// scan for devices whose TPM makers the hub no longer trusts. The store does not interpret it.
 	TrustScan(ctx context.Context) ([]byte, error)
 	SetTrustScan(ctx context.Context, text []byte) error
 	// Clock returns the time on the database's clock, which is the hub's own clock if the database

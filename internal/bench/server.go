@@ -327,7 +327,7 @@ func showSelf(ctx context.Context, c *fleet.Conn) error {
 	return err
 }
 
-// poller is a device that asks for its new steps as Pantavisor does.
+// poller is a device that asks the hub for new revisions as Pantavisor does, which calls them steps.
 type poller struct {
 	request []byte // without the header Connection, and without the empty line
 }

@@ -73,7 +73,7 @@ func (k *claim) linkChips(c Conn, a store.Activation) error {
 			}
 			if fresh {
 				event.Owner, event.Device = d.owner, d.id
-				event.Message = fmt.Sprintf("A device of another owner onboarded whose EK certificate has %s as this device's EK certificate. Both devices may have the same TPM, with two endorsement keys. If you did not give this machine away, find out who uses it.", m.What)
+				event.Message = fmt.Sprintf("Another owner onboarded a device. Its EK certificate and the EK certificate of this device have %s. Both devices may have the same TPM, with two endorsement keys. If you did not give this machine away, find out who uses it.", m.What)
 				if err := appendEvent(c, event); err != nil {
 					return err
 				}

@@ -212,7 +212,7 @@ func (v *evidence) expand(b []byte) ([]byte, error) {
 // plainEvidence is a pool of buffers for evidence before it is compressed.
 var plainEvidence = sync.Pool{New: func() any { return &[2][]byte{make([]byte, 0, 8<<10), make([]byte, 0, 8<<10)} }}
 
-// pack returns the content of the column request.
+// pack returns the evidence in the form that the column `request` stores.
 func (v *evidence) pack() []byte {
 	buffers := plainEvidence.Get().(*[2][]byte)
 	defer plainEvidence.Put(buffers)

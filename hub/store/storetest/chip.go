@@ -27,7 +27,8 @@ func (f *fixture) withMarks(m Machine, t store.JoinToken, marks ...string) store
 	return d
 }
 
-// linked lists the devices that an owner's EventSameChip events are about, oldest event first.
+// The method `linked` returns the devices that an owner's EventSameChip events are about, oldest
+// event first.
 func (f *fixture) linked(owner string) (devices []string) {
 	f.Helper()
 	events, err := f.Events(f.ctx, store.EventFilter{Owner: owner, Limit: 1000})
