@@ -278,7 +278,7 @@ func (r *room) cancelsMove(move, cancel string) {
 	// When the file database.json exists, the copy is complete, and the hub should now change to
 	// PostgreSQL.
 	r.types(move + " & move=$!; until [ -e /var/lib/gangway/database.json ]; do kill -0 $move || exit 1; sleep 0.1; done; kill $move; ! wait $move")
-	if out := r.types(cancel); !strings.Contains(out, "The move of the database is given up") {
+	if out := r.types(cancel); !strings.Contains(out, "The move of the database is cancelled") {
 		r.t.Errorf("the cancelled move prints %s", short(out))
 	}
 	if err := syscall.Kill(hub, syscall.SIGCONT); err != nil {
