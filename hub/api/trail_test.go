@@ -745,20 +745,24 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 	for i := range o {
 		o[i] = want[api.ObjectView](f.ada, "POST", "/objects/", map[string]any{"objectname": "x", "sha256sum": fmt.Sprintf("%064x", i), "size": big}, 200)
 	}
-	r, w := io.Pipe()
-	defer w.Close()
-	req := must(http.NewRequest("PUT", o[0].PutURL, r))(t)
-	req.ContentLength = big
 	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.client.Roots}}}
 	defer c.CloseIdleConnections()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if resp, err := c.Do(req); err == nil {
-			resp.Body.Close()
-		}
-	}()
-	io.WriteString(w, "begun") // the hub now reads the body
+	first := func() (w *io.PipeWriter, ended chan struct{}) {
+		r, w := io.Pipe()
+		req := must(http.NewRequest("PUT", o[0].PutURL, r))(t)
+		req.ContentLength = big
+		ended = make(chan struct{})
+		go func() {
+			defer close(ended)
+			if resp, err := c.Do(req); err == nil {
+				resp.Body.Close()
+			}
+		}()
+		io.WriteString(w, "begun") // the hub now reads the body
+		return w, ended
+	}
+	w, ended := first()
+	defer func() { w.Close() }()
 	second := func() int {
 		req := must(http.NewRequest("PUT", o[1].PutURL, strings.NewReader("x")))(t)
 		req.ContentLength = -1 // unknown length: the hub uses the announced size
@@ -771,7 +775,12 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 		if status = second(); status == 413 {
 			break
 		}
-		time.Sleep(20 * time.Millisecond)
+		select {
+		case <-ended: // the hub counted the second upload earlier, and refused the first
+			w.Close()
+			w, ended = first()
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 	if status != 413 {
 		t.Errorf("a second upload past the quota: %d", status)
