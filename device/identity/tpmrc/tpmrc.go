@@ -5,6 +5,7 @@ package tpmrc
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -36,10 +37,15 @@ const (
 	CodeFull                = "tpm-full"
 	CodeNV                  = "tpm-nv"
 	CodeUnsupported         = "tpm-unsupported"
+	CodeAltered             = "tpm-altered"
 	CodeOther               = "tpm-refused"
 )
 
-// Cause is an error that explains why the TPM refused a command. It wraps the tpm2.TPMRC.
+// ErrAltered means that a response does not come from the TPM as the machine received it.
+var ErrAltered = errors.New("the response is not authentic")
+
+// Cause is an error that explains why the TPM refused a command, or why its response is not used. It
+// wraps the tpm2.TPMRC, or ErrAltered.
 type Cause struct {
 	Code   string // stable
 	Reason string // one sentence
@@ -115,13 +121,28 @@ var (
 		remedy: "Correct the file named with --endorsement-auth-file: its content, without the last line end, is the password."}
 )
 
-// Explain returns err as a *Cause if err contains a TPM's response code. `h` is the hierarchy whose
-// authorisation the command required. If err contains no response code, or already is a *Cause,
-// Explain returns err unchanged.
+// Altered returns the *Cause that wraps ErrAltered and `err`.
+func Altered(err error) error {
+	return &Cause{CodeAltered,
+		"The TPM's response is not authentic: a device on its bus changes its responses, or the TPM is faulty.",
+		"Restart the machine. If this happens again, examine the machine.",
+		fmt.Errorf("%w: %w", ErrAltered, err)}
+}
+
+// Explain returns err as a *Cause if err contains a TPM's response code, or says that the HMAC of a
+// response is wrong. `h` is the hierarchy whose authorisation the command required. Otherwise, or
+// if err already is a *Cause, Explain returns err unchanged.
 func Explain(err error, h Hierarchy) error {
 	var rc tpm2.TPMRC
 	var cause *Cause
-	if errors.As(err, &cause) || !errors.As(err, &rc) {
+	if err == nil || errors.As(err, &cause) {
+		return err
+	}
+	// go-tpm v0.9.8 has no variable for this error.
+	if strings.Contains(err.Error(), "incorrect authorization HMAC") {
+		return Altered(err)
+	}
+	if !errors.As(err, &rc) {
 		return err
 	}
 	m := find(rc, h)

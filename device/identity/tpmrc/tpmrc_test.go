@@ -55,6 +55,10 @@ func TestExplainsResponseCodes(t *testing.T) {
 			t.Errorf("explained twice: %v", again)
 		}
 	}
+	altered := Explain(errors.New("Unseal: incorrect authorization HMAC"), Owner)
+	if cause := (*Cause)(nil); !errors.Is(altered, ErrAltered) || !errors.As(altered, &cause) || cause.Code != CodeAltered {
+		t.Errorf("%v; want the code %s", altered, CodeAltered)
+	}
 	if plain := errors.New("no TPM"); Explain(plain, Owner) != plain || Explain(nil, Owner) != nil {
 		t.Error("an error that is not the TPM's is changed")
 	}

@@ -146,7 +146,7 @@ func TestInterposerCannotMakeTheSystemForgetTheLockoutPassword(t *testing.T) {
 	lie := func(do func() error) {
 		t.Helper()
 		err := l.on(&swtpmtest.Bus{}, func(b *swtpmtest.Bus) { b.Flip(tpm2.TPMCCGetCapability, 1, 1<<2) }, do)
-		if !errors.Is(err, storagekey.ErrAltered) {
+		if !errors.Is(err, tpmrc.ErrAltered) {
 			t.Errorf("got %v; want ErrAltered", err)
 		}
 		if list := must(luks.Tokens(l.disk, lockoutType))(t); len(list) != 1 {

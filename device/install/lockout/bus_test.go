@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"gangway/device/identity/tpmrc"
 	"gangway/device/install/storagekey"
 	"gangway/internal/swtpm"
 	"gangway/internal/swtpm/swtpmtest"
@@ -82,7 +83,7 @@ func TestInterposerCannotHideTheLockoutPassword(t *testing.T) {
 	} {
 		bus := &swtpmtest.Bus{TPM: tpm}
 		bus.Flip(tpm2.TPMCCGetCapability, 1, lockoutAuthSet) // the response ends with TPMA_PERMANENT
-		if err := use(bus); !errors.Is(err, storagekey.ErrAltered) {
+		if err := use(bus); !errors.Is(err, tpmrc.ErrAltered) {
 			t.Errorf("%s: %v; want ErrAltered", name, err)
 		}
 	}

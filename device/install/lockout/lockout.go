@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"gangway/device/identity/tpmrc"
-	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -102,7 +101,7 @@ func permanent(t transport.TPM, sessions ...tpm2.Session) (uint32, error) {
 func properties(t transport.TPM, first tpm2.TPMPT, count uint32, sessions ...tpm2.Session) ([]tpm2.TPMSTaggedProperty, error) {
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: count}.Execute(t, sessions...)
 	if err != nil {
-		return nil, fmt.Errorf("lockout: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
+		return nil, fmt.Errorf("lockout: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	list, err := rsp.CapabilityData.Data.TPMProperties()
 	if err != nil {

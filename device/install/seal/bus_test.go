@@ -155,7 +155,7 @@ func TestInterposerCannotChooseThePolicy(t *testing.T) {
 			}
 			return rsp
 		})
-		if err := seal(bus); !errors.Is(err, storagekey.ErrAltered) {
+		if err := seal(bus); !errors.Is(err, tpmrc.ErrAltered) {
 			t.Errorf("%s: %v; want ErrAltered", name, err)
 		}
 		if slices.Contains(bus.Commands, tpm2.TPMCCCreate) {
@@ -251,7 +251,7 @@ func TestInterposerCannotForgePCRsAndTheCounter(t *testing.T) {
 	} {
 		bus := &swtpmtest.Bus{TPM: tpm}
 		bus.Flip(lie.code, lie.at, 0x40)
-		if err := lie.use(bus); !errors.Is(err, storagekey.ErrAltered) {
+		if err := lie.use(bus); !errors.Is(err, tpmrc.ErrAltered) {
 			t.Errorf("%s: got %v; want ErrAltered", name, err)
 		}
 	}
@@ -264,7 +264,7 @@ func TestInterposerCannotPretendThatTheCounterAdvanced(t *testing.T) {
 	t.Parallel()
 	tpm := boot(t, startChip(t), good)
 	n := must(Counter(tpm))(t)
-	if err := Advance(pretends{tpm}, nil); !errors.Is(err, storagekey.ErrAltered) {
+	if err := Advance(pretends{tpm}, nil); !errors.Is(err, tpmrc.ErrAltered) {
 		t.Errorf("got %v; want ErrAltered", err)
 	}
 	if now := must(Counter(tpm))(t); now != n {

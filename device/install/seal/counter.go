@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"gangway/device/identity/tpmrc"
-	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -95,7 +94,7 @@ func (s *storage) counter() (uint64, error) {
 		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: name}, Size: 8,
 	}.Execute(s.tpm)
 	if err != nil {
-		return 0, fmt.Errorf("seal: reading the TPM's counter: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
+		return 0, fmt.Errorf("seal: reading the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	if len(rsp.Data.Buffer) != 8 {
 		return 0, errors.New("seal: the TPM's counter does not have 8 bytes")
@@ -129,7 +128,7 @@ func (s *storage) increment() error {
 		NVIndex:    tpm2.NamedHandle{Handle: counterIndex, Name: rsp.NVName},
 	}.Execute(s.tpm)
 	if err != nil {
-		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
+		return fmt.Errorf("seal: the TPM's counter: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	return nil
 }

@@ -13,7 +13,6 @@ import (
 	"fmt"
 
 	"gangway/device/identity/tpmrc"
-	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -105,7 +104,7 @@ func NewPIN(t transport.TPM, key []byte, pin string) (share []byte, tok map[stri
 		}),
 	}.Execute(t)
 	if err != nil {
-		return nil, nil, fmt.Errorf("seal: sealing the PIN's share: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
+		return nil, nil, fmt.Errorf("seal: sealing the PIN's share: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	b, err := json.Marshal(pinToken{PINType, append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...), salt, s.Name.Buffer})
 	if err == nil {

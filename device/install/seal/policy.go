@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"gangway/device/identity/tpmrc"
-	"gangway/device/install/storagekey"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -39,7 +38,7 @@ func (s *storage) digest(policy policyFunc) ([]byte, error) {
 		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	if !bytes.Equal(got.PolicyDigest.Buffer, want) {
-		return nil, fmt.Errorf("seal: the TPM computes another policy for the disk's key: %w", storagekey.ErrAltered)
+		return nil, fmt.Errorf("seal: %w", tpmrc.Altered(errors.New("the TPM computes another policy for the disk's key")))
 	}
 	return want, nil
 }
@@ -143,7 +142,7 @@ func ReadPCRs(t transport.TPM, numbers ...int) (map[int][]byte, error) {
 func (s *storage) readPCRs(numbers ...int) ([][]byte, error) {
 	rsp, err := tpm2.PCRRead{PCRSelectionIn: pcrs(numbers...)}.Execute(s.tpm, s.Authentic(true))
 	if err != nil {
-		return nil, fmt.Errorf("seal: reading PCRs: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
+		return nil, fmt.Errorf("seal: reading PCRs: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	var values [][]byte
 	for _, d := range rsp.PCRValues.Digests {

@@ -145,7 +145,7 @@ func (s *storage) seal(secret, policy []byte) ([]byte, error) {
 		}),
 	}.Execute(s.tpm)
 	if err != nil {
-		return nil, fmt.Errorf("seal: sealing the secret: %w", tpmrc.Explain(storagekey.Explain(err), tpmrc.None))
+		return nil, fmt.Errorf("seal: sealing the secret: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	return append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...), nil
 }
@@ -160,9 +160,6 @@ var ErrNotReleased = errors.New("this TPM does not release the disk's key.\nThe 
 // a problem of the TPM itself, such as a lockout, refused returns that problem. Otherwise it
 // returns ErrNotReleased.
 func refused(err error) error {
-	if err = storagekey.Explain(err); errors.Is(err, storagekey.ErrAltered) {
-		return fmt.Errorf("seal: %w", err)
-	}
 	explained := tpmrc.Explain(err, tpmrc.None)
 	var cause *tpmrc.Cause
 	if errors.As(explained, &cause) && cause.Code != tpmrc.CodeOther && cause.Code != tpmrc.CodeUnsupported {

@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strings"
 
 	"gangway/device/identity/tpmrc"
 
@@ -22,19 +21,6 @@ import (
 // ErrOther means that the TPM's storage key is not the key with the recorded name. Either the TPM
 // was replaced or cleared, or an interposer on its bus has replaced the key.
 var ErrOther = errors.New("the TPM's storage key differs from the key that the disk's header names: the disk belongs to another machine, the TPM was replaced or cleared, or a device on its bus changes its responses; use the recovery key")
-
-// ErrAltered means that a response does not have the HMAC that the TPM makes.
-var ErrAltered = errors.New("the TPM's response is not authentic: a device on its bus changes its responses, or the TPM is faulty; restart the machine, and if this happens again, examine it")
-
-// Explain returns ErrAltered if `err` says that the response's HMAC is wrong, in a session of
-// Authentic, In or Out. Otherwise it returns `err`.
-func Explain(err error) error {
-	// go-tpm v0.9.8 has no variable for this error.
-	if err != nil && strings.Contains(err.Error(), "incorrect authorization HMAC") {
-		return errors.Join(ErrAltered, err)
-	}
-	return err
-}
 
 // template is systemd's template for the storage key.
 var template = tpm2.TPMTPublic{
