@@ -141,8 +141,8 @@ func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) 
 }
 
 // confirmActive asks the hub, as this device, whether the device is active. If the hub accepts the
-// certificate but refuses for another reason, for example because of the boot, confirmActive
-// returns nil. Run handles such a refusal.
+// certificate but refuses the request for another reason, for example because it does not accept
+// what the machine booted, confirmActive returns nil. Run handles such a refusal.
 func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	h, closeHub, err := a.identified(ctx, t)
 	if err != nil {

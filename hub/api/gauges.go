@@ -34,7 +34,7 @@ var (
 	clockDrift     = describe("clock_drift_seconds", "How far the hub's clock is ahead of the database's clock.")
 	deviceCount    = describe("devices", "Devices of all owners.")
 	quietCount     = describe("devices_quiet", "Quiet devices of all owners.")
-	waitingCount   = describe("devices_waiting", "Waiting devices of all owners without a decision; at most 10,000 are counted.")
+	waitingCount   = describe("devices_waiting", "Devices of all owners that wait for their owner's decision; at most 10,000 are counted.")
 	withdrawn      = describe("devices_trust_withdrawn", "Devices whose TPM makers' certificates the hub no longer trusts.")
 	runningCount   = describe("requests_running", "Requests that are running, not counting those that the hub always admits.")
 	capacity       = describe("requests_capacity", "Requests that may run at the same time.")

@@ -14,8 +14,8 @@ import (
 
 const bootsPath = "/ui/boots"
 
-// shownDecisions and shownManifests bound the lists on the page.
-const shownDecisions, shownManifests = 50, 50
+// shownDecisions, shownManifests and shownMembers bound the lists on the pages about boots.
+const shownDecisions, shownManifests, shownMembers = 50, 50, 100
 
 // showBoots serves the page on which an owner decides about boots of many devices.
 func (s *Server) showBoots(w http.ResponseWriter, r *http.Request) error {
@@ -82,14 +82,16 @@ func (s *Server) showBootCohort(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p := &ui.BootCohortPage{Part: partWords(c.Part), PartName: c.Part, Value: c.Value, Model: c.Model, Firmware: c.Firmware, Devices: c.Devices, Bad: c.Bad, Hidden: c.Devices - len(c.Members), Code: c.Part == boot.FirmwareCode}
+	p := &ui.BootCohortPage{Part: partWords(c.Part), PartName: c.Part, Value: c.Value, Model: c.Model, Firmware: c.Firmware, Devices: c.Devices, Bad: c.Bad, Code: c.Part == boot.FirmwareCode}
 	p.AllVersions = versionPath(c, "")
 	for _, v := range c.Versions {
 		if v.Firmware != "" && v.Firmware != c.Firmware {
 			p.Versions = append(p.Versions, ui.BootVersion{Path: versionPath(c, v.Firmware), Firmware: v.Firmware, Devices: v.Devices, Bad: v.Bad})
 		}
 	}
-	for _, m := range c.Members {
+	members := c.Members[:min(len(c.Members), shownMembers)]
+	p.Hidden = c.Devices - len(members)
+	for _, m := range members {
 		p.Members = append(p.Members, ui.BootMember{Path: tabPath(m.Device, tabBoots), Nick: m.Nick, Bad: m.Bad})
 	}
 	return s.renderPage(w, r, http.StatusOK, "bootcohort", ui.Page{Title: "Accept a boot", Section: ui.SectionTrust, Data: p})

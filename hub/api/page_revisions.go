@@ -16,7 +16,7 @@ import (
 const (
 	revisionsPath = "/ui/revisions"
 	// revisionRows is the number of revisions on a page of the list.
-	revisionRows = 50
+	revisionRows = 40
 )
 
 // The values of ?show=. "underway" and "failed" list the devices whose newest revision is underway

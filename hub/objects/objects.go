@@ -96,9 +96,9 @@ type Info struct {
 // Store stores objects. All methods are safe for concurrent use, even for calls about the same
 // object.
 type Store interface {
-	// Put reads `r` to its end, and stores the bytes if there are `size` of them and they have the
-	// SHA-256 of `key`. If Put returns nil, the object is durable. If Put returns an error, which
-	// is ErrSize, ErrSum, or an error of `r` or of the engine, nothing has changed.
+	// Put reads `r` to its end, and stores the bytes if there are `size` of them and their SHA-256 is
+	// the one that `key` contains. If Put returns nil, the object is durable. If Put returns an
+	// error, which is ErrSize, ErrSum, or an error of `r` or of the engine, nothing has changed.
 	Put(ctx context.Context, key Key, size int64, r io.Reader) error
 	// BeginParts begins a multipart upload, and returns a token for the three methods below. Every
 	// part except the last one has PartSize bytes. Until CompleteParts is called, Open, Stat and

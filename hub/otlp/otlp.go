@@ -200,7 +200,7 @@ func (e *Exporter) drain(ctx context.Context) {
 		if err != nil {
 			refused = len(list)
 			if !e.complains {
-				e.config.Log.Warn("could not forward log lines; they are lost until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
+				e.config.Log.Warn("could not forward log lines: these lines are lost, and so are further lines until the log engine works again", "endpoint", e.config.Endpoint, "err", err)
 			}
 		}
 		e.complains = err != nil

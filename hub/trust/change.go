@@ -15,7 +15,8 @@ const (
 	EventRestored = "trust.restored"
 )
 
-// maxSource is the largest number of characters of a stored source.
+// maxSource is the maximum length, in characters, of the field Source that is stored with a
+// certificate.
 const maxSource = 200
 
 // Import returns a change of the trust store that makes the hub trust all of `certs`. `added` are

@@ -33,8 +33,8 @@ type DevicesPage struct {
 	// First and Next are the addresses of the first and the next page of the list, or empty if this
 	// page does not link to them.
 	First, Next string
-	// All is the number of devices that an action on all matching devices changes. If it is 0, the
-	// page does not offer such an action.
+	// All is how many devices change if a person applies an action to all matching devices. If it is
+	// 0, the page does not offer such an action.
 	All int
 
 	Views     []View

@@ -260,7 +260,8 @@ func onboarding(s *sqlstore.Store, token store.JoinToken) question {
 	}}
 }
 
-// onboardQuestion waits twice for the disk, so its time has no bound.
+// onboardQuestion is the name of the question that onboards a device. This question waits twice for
+// the disk, so the benchmark sets no limit for its time.
 const onboardQuestion = "onboard a device, without cryptography"
 
 // question is a query of a store, with its name. The function `ask` makes the query and returns the

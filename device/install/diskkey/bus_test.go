@@ -134,9 +134,10 @@ func (l *lab) forgetName(t *testing.T, kind string) {
 	}
 }
 
-// While a person removes the PIN, or a wipe clears the TPM, an interposer answers that the TPM's
-// lockout hierarchy has no password. The disk's header still contains the only copy of the
-// password, so the next attempt removes the password.
+// While a person removes the PIN, or a wipe clears the TPM, an interposer falsely answers that the
+// TPM's lockout hierarchy has no password. The disk's header must keep its copy of the password,
+// which is the only one. Then the next attempt, without the interposer, can remove the password
+// from the TPM.
 func TestInterposerCannotMakeTheSystemForgetTheLockoutPassword(t *testing.T) {
 	t.Parallel()
 	l, one := withRecovery(t)

@@ -239,10 +239,10 @@ func (v *evidence) pack() []byte {
 	return evidenceEncoder.EncodeAll(b, out)
 }
 
-// isPacked reports whether a column request is packed.
+// isPacked reports whether a value of the column `request` is packed.
 func isPacked(request []byte) bool { return len(request) > 0 && request[0] == packedEvidence }
 
-// unpack reads a packed column request into v. The fields of v then share one buffer.
+// unpack reads a packed value of the column `request` into v. The fields of v then share one buffer.
 func (v *evidence) unpack(packed []byte) error {
 	if len(packed) < 2 || packed[0] != packedEvidence || packed[1] > withChain {
 		return errBadEvidence
@@ -354,7 +354,7 @@ const (
 // packedRow is a row that PackEvidence writes.
 type packedRow struct {
 	id            int64
-	before, after []byte // the column request
+	before, after []byte // the value of the column `request`
 	v             evidence
 }
 
