@@ -57,7 +57,7 @@ var peers = []about{
 		Scope:      "enrolment (EK certificate, TPM2_Certify, credential activation, join token; the evidence is kept) and activation, which is the first call; 2 connections, 2 certificates; EK on P-256",
 		Durability: "SQLite, each commit is flushed to disk before the reply"},
 	{Name: "spire", Version: "1.13.3", start: startSPIRE,
-		Scope:      "node attestation tpm_devid (EK certificate, TPM2_Certify, credential activation, DevID certificate; EK and AK are RSA keys, because tpm_devid supports only RSA); 1 connection, 1 certificate that lives for an hour; first call: GetAuthorizedEntries on a new connection",
+		Scope:      "node attestation tpm_devid (EK certificate, TPM2_Certify, credential activation, DevID certificate; EK and AK are RSA keys, because tpm_devid supports only RSA); 1 connection, 1 certificate that lives for an hour; first call: SyncAuthorizedEntries on a new connection",
 		Durability: "SQLite, commits are not flushed to disk (synchronous=NORMAL)"},
 	{Name: "step-ca", Version: "0.30.2", start: startStepCA,
 		Scope:      "ACME device-attest-01 in the format tpm (AK certificate, TPM2_Certify; no EK, no proof that the AK is in the EK's TPM); 7 requests on 1 connection, 1 certificate; first call: GET /health on a new connection",
@@ -83,7 +83,7 @@ type Figures struct {
 	Identity  float64 `json:"identity_ms,omitempty"` // without the first call
 	WithCall  float64 `json:"identity_and_first_call_ms"`
 	Ratio     float64 `json:"ratio_identity,omitempty"` // ratio to Gangway's time for enrolment and activation
-	CallRatio float64 `json:"ratio_identity_and_first_call"`
+	CallRatio float64 `json:"ratio_identity_and_first_call,omitempty"`
 	Resident  int64   `json:"resident_bytes"` // at the end
 	rounds    [2][]float64
 	All       []float64 `json:"identity_rounds_ms,omitempty"`
@@ -153,7 +153,7 @@ func run(ctx context.Context, bin, out string, only []string, rounds, n int) err
 	next := make([]int, len(running))
 	for i, p := range running {
 		if _, err := measure(ctx, p, &next[i], 20, true); err != nil {
-			return fmt.Errorf("%s: %w", r.Peers[i].Name, err)
+			return fmt.Errorf("%s: %w\n%s", r.Peers[i].Name, err, p.process().lastLines())
 		}
 	}
 	for round := range rounds {
@@ -165,7 +165,7 @@ func run(ctx context.Context, bin, out string, only []string, rounds, n int) err
 				}
 				ms, err := measure(ctx, p, &next[i], n, call)
 				if err != nil {
-					return fmt.Errorf("%s: %w", f.Name, err)
+					return fmt.Errorf("%s: %w\n%s", f.Name, err, p.process().lastLines())
 				}
 				f.rounds[k] = append(f.rounds[k], ms)
 			}
@@ -278,15 +278,20 @@ func median(list []float64) float64 {
 	return list[len(list)/2]
 }
 
+// orDash formats a figure with its unit. A figure that was not measured is 0, and becomes a dash.
+func orDash(figure float64, unit string) string {
+	if figure == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f%s", figure, unit)
+}
+
 func (r *Result) print() {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "program\tversion\tidentity\tratio\twith first call\tratio\tresident memory\n")
 	for _, f := range r.Peers {
-		identity, ratio := "-", "-"
-		if f.Identity > 0 {
-			identity, ratio = fmt.Sprintf("%.2f ms", f.Identity), fmt.Sprintf("%.2f", f.Ratio)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.2f ms\t%.2f\t%d MiB\n", f.Name, f.Version, identity, ratio, f.WithCall, f.CallRatio, f.Resident>>20)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d MiB\n", f.Name, f.Version,
+			orDash(f.Identity, " ms"), orDash(f.Ratio, ""), orDash(f.WithCall, " ms"), orDash(f.CallRatio, ""), f.Resident>>20)
 	}
 	w.Flush()
 	fmt.Printf("CPU time of the server process for each device; medians of %d rounds with %d devices each; %d CPUs, load average %s.\n", r.Rounds, r.Each, r.Machine.CPUs, r.Machine.Load)

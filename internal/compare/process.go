@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -19,7 +20,9 @@ type process struct {
 	log string
 }
 
-// startProcess starts a server, and waits until it listens at the address `addr`.
+// startProcess starts a server, and waits until it completes a TLS handshake at the address `addr`.
+// A TCP connection does not show that the server is ready: Gangway listens before it makes its data
+// folder.
 func startProcess(dir, addr, program string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(program, args...), log: filepath.Join(dir, "log")}
 	f, err := os.Create(p.log)
@@ -33,7 +36,8 @@ func startProcess(dir, addr, program string, args ...string) (*process, error) {
 		return nil, err
 	}
 	for end := time.Now().Add(deadline); ; time.Sleep(50 * time.Millisecond) {
-		c, err := net.Dial("tcp", addr)
+		// Nothing is sent here, so the certificate does not matter.
+		c, err := tls.DialWithDialer(&net.Dialer{Deadline: end}, "tcp", addr, &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()
 			return p, nil
@@ -41,7 +45,7 @@ func startProcess(dir, addr, program string, args ...string) (*process, error) {
 		if time.Now().After(end) {
 			p.stop()
 			text, _ := os.ReadFile(p.log)
-			return nil, fmt.Errorf("%s does not listen at %s: %s", program, addr, text)
+			return nil, fmt.Errorf("%s does not answer at %s: %w\n%s", program, addr, err, text)
 		}
 	}
 }
@@ -65,6 +69,15 @@ func (p *process) resident() (int64, error) {
 	var size, pages int64
 	_, err = fmt.Sscan(string(b), &size, &pages)
 	return pages * int64(os.Getpagesize()), err
+}
+
+// lastLines returns the end of the process's log, because compare deletes the log when it ends.
+func (p *process) lastLines() []byte {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return nil
+	}
+	return text[max(0, len(text)-2000):]
 }
 
 func (p *process) stop() {

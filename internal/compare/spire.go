@@ -96,7 +96,7 @@ func startSPIRE(dir, bin string, m *material) (peer, error) {
 	if s.server, err = startProcess(dir, addr, program, "run", "-config", config); err != nil {
 		return nil, err
 	}
-	bundle, err := output(exec.Command(program, "bundle", "show", "-socketPath", filepath.Join(dir, "api.sock")))
+	bundle, err := trustBundle(program, filepath.Join(dir, "api.sock"))
 	if err == nil && !s.roots.AppendCertsFromPEM(bundle) {
 		err = errors.New("the trust bundle is empty")
 	}
@@ -105,6 +105,17 @@ func startSPIRE(dir, bin string, m *material) (peer, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// trustBundle returns the root certificates of the trust domain. The server opens its TCP port and
+// its socket at the same time, so the socket may not be there yet.
+func trustBundle(program, socket string) ([]byte, error) {
+	for end := time.Now().Add(deadline); ; time.Sleep(100 * time.Millisecond) {
+		bundle, err := output(exec.Command(program, "bundle", "show", "-socketPath", socket))
+		if err == nil || time.Now().After(end) {
+			return bundle, err
+		}
+	}
 }
 
 // newCA makes a CA on P-256.
@@ -147,7 +158,8 @@ func (s *spire) dial(cert *tls.Certificate) (*grpc.ClientConn, error) {
 	return grpc.NewClient(s.addr, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 }
 
-// identity attests a node, and then lists the node's entries, as a SPIRE agent does.
+// identity attests a node, and then lists the node's entries, as a SPIRE agent does. By default,
+// agents of this version list them with SyncAuthorizedEntries.
 func (s *spire) identity(ctx context.Context, i int, call bool) error {
 	svid, err := s.attest(ctx, i)
 	if err != nil || !call {
@@ -158,7 +170,14 @@ func (s *spire) identity(ctx context.Context, i int, call bool) error {
 		return err
 	}
 	defer c.Close()
-	_, err = entryv1.NewEntryClient(c).GetAuthorizedEntries(ctx, &entryv1.GetAuthorizedEntriesRequest{})
+	stream, err := entryv1.NewEntryClient(c).SyncAuthorizedEntries(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&entryv1.SyncAuthorizedEntriesRequest{}); err != nil {
+		return err
+	}
+	_, err = stream.Recv() // this node has no entries, so one answer is the whole list
 	return err
 }
 
@@ -231,6 +250,9 @@ func (s *spire) attest(ctx context.Context, i int) (*tls.Certificate, error) {
 	var challenge devidChallenge
 	if err := json.Unmarshal(reply.GetChallenge(), &challenge); err != nil {
 		return nil, err
+	}
+	if challenge.CredActivation == nil {
+		return nil, errors.New("the challenge has no credential")
 	}
 	opener := *t.device
 	opener.IAK = t.ak
