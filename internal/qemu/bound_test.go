@@ -56,7 +56,7 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	s.listed(t)
 	s.judged(t, "boot-path expected", "system expected")
 
-	m, ctx = boot(t, s.with(false)) // from here on, the disk's key is bound to the installed system
+	m, ctx = boots(t, s.with(false), 2) // from here on, the disk's key is bound to the installed system
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	o := s.signIn(t)
@@ -88,7 +88,7 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 		system []byte
 		slots  string
 	}{{older, "slot a, on trial; slot b is the default"}, {update, "slot b, on trial; slot a is the default"}} {
-		m, ctx = boot(t, s.with(false))
+		m, ctx = boots(t, s.with(false), 2)
 		waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 		rev = o.post(ctx, step.system)
 		waitFor(t, ctx, m, `gangway-init .*: system: `+step.slots+`$`)
@@ -190,7 +190,7 @@ func TestFailedTrialOfTheFirstSignedSystemLeavesTheDiskOpen(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
 	m.Stop()
 	s.isBound(t, false)
-	m, ctx = boot(t, s.with(false))
+	m, ctx = boots(t, s.with(false), 6)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	o := s.signIn(t)
 	o.begun(ctx)

@@ -42,7 +42,7 @@ func TestPinnedMachineInstallsOnlySignedSystems(t *testing.T) {
 	}
 	m.Stop()
 
-	m, ctx = boot(t, s.with(false))
+	m, ctx = boots(t, s.with(false), 2)
 	o.becomes(ctx, m, o.postState(ctx, sigtest.Sign(t, unsigned, "owner", key, sigtest.All())), "DONE")
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b, on trial; slot a is the default$`)
 	m.Stop()

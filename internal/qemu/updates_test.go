@@ -46,7 +46,7 @@ func TestSystemUpdates(t *testing.T) {
 	s := newSite(t, stick.Config{})
 	s.install(t)
 	parts := s.parts(t)
-	m, ctx := boot(t, s.with(false))
+	m, ctx := boots(t, s.with(false), 4)
 	waitFor(t, ctx, m, `gangway-init .*: system: slot a$`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
 	o := s.signIn(t)
@@ -121,7 +121,7 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 		{"nobody keeps the watchdog off", "-X main.watchdogEvery=1h", func(p *stick.Parts) { p.Agent = p.Init },
 			[]string{`gangway-init .*: watchdog: iTCO_wdt, 60 s$`, tried}},
 	} {
-		m, ctx := boot(t, s.with(false))
+		m, ctx := boots(t, s.with(false), 3)
 		waitFor(t, ctx, m, `gangway-init .*: watchdog: iTCO_wdt, 60 s$`)
 		waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 		o := s.signIn(t)
