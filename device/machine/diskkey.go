@@ -11,7 +11,6 @@ import (
 	"gangway/device/install/approval"
 	"gangway/device/install/diskkey"
 	"gangway/device/install/luks"
-	"gangway/device/install/seal"
 	"gangway/tcg/eventlog"
 
 	"golang.org/x/sys/unix"
@@ -47,11 +46,15 @@ func ownersKey() (crypto.PublicKey, error) {
 // opens the disk as before.
 var ErrNotBound = errors.New("the disk's key is not bound to the owner's systems")
 
+// ErrUpdateNotApproved means that the disk's owner has not approved the new system of an update, so
+// that the new system could not open the disk.
+var ErrUpdateNotApproved = errors.New("the disk's owner has not approved the new system, so it could not open the disk; build the system with --manifest-key and the owner's key, and post it again")
+
 // BindData binds the key of an encrypted data partition to the running system and to the systems in
 // other slots. `running` and `others` are the files of these systems, which are unified kernel
 // images. If `needed` is not empty, it is the file in `others` whose system must be able to open
 // the disk. If the owner did not approve that system, BindData changes nothing and returns
-// seal.ErrNotApproved. `changed` is false if the key was bound to these systems already.
+// ErrUpdateNotApproved. `changed` is false if the key was bound to these systems already.
 //
 // The error is ErrNotBound if the disk is not encrypted, or if its owner did not sign the running
 // system. If binding the key fails, and the key was not bound before, the error wraps ErrNotBound
@@ -127,8 +130,10 @@ func readSystems(owner crypto.PublicKey, running string, others []string, needed
 	}
 	for _, name := range others {
 		s, err := readSystem(name)
-		if name == needed && (err != nil || !s.ApprovedBy(owner)) {
-			return boot, this, nil, errors.Join(seal.ErrNotApproved, err)
+		if name == needed {
+			if err := mustOpen(owner, s, err); err != nil {
+				return boot, this, nil, err
+			}
 		}
 		if err == nil {
 			systems = append(systems, s)
@@ -139,6 +144,18 @@ func readSystems(owner crypto.PublicKey, running string, others []string, needed
 		return boot, this, nil, fmt.Errorf("%w: %w", diskkey.ErrUnpredictable, err)
 	}
 	return diskkey.Boot{Log: log, Variable: Firmware.Variable}, this, systems, nil
+}
+
+// mustOpen returns nil if the owner has approved the system of an update. `failed` is the error of
+// reading this system.
+func mustOpen(owner crypto.PublicKey, update diskkey.System, failed error) error {
+	if failed != nil {
+		return fmt.Errorf("read the new system: %w", failed)
+	}
+	if !update.ApprovedBy(owner) {
+		return ErrUpdateNotApproved
+	}
+	return nil
 }
 
 func readSystem(file string) (diskkey.System, error) {

@@ -2,10 +2,15 @@ package machine
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
+	"gangway/device/install/diskkey"
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
 	"gangway/device/install/storagekey"
@@ -110,5 +115,22 @@ func TestMachineReportsAReplacedStorageKey(t *testing.T) {
 		if c == tpm2.TPMCCStartAuthSession {
 			t.Fatal("something was encrypted to the false key")
 		}
+	}
+}
+
+// If the hub orders an update to a system that the owner has not approved, the owner reads that the
+// new system is not approved, and what to do. The running system is approved.
+func TestUpdateThatTheOwnerHasNotApprovedIsNamed(t *testing.T) {
+	t.Parallel()
+	owner, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = mustOpen(owner.Public(), diskkey.System{PCR11: make([]byte, 32)}, nil)
+	if !errors.Is(err, ErrUpdateNotApproved) || !strings.Contains(err.Error(), "has not approved the new system") || !strings.Contains(err.Error(), "--manifest-key") {
+		t.Errorf("%v; want ErrUpdateNotApproved with the remedy", err)
+	}
+	if err := mustOpen(owner.Public(), diskkey.System{}, io.ErrUnexpectedEOF); !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, ErrUpdateNotApproved) {
+		t.Errorf("a file that cannot be read: %v; want the reason", err)
 	}
 }

@@ -64,8 +64,8 @@ func TestDiskOpensOnlyForItsOwnersSystems(t *testing.T) {
 	next := s.parts(t)
 	next.Kernel = otherKernel(next.Kernel)
 	rev := o.post(ctx, s.system(t, next))
-	if p := o.becomes(ctx, m, rev, "ERROR"); !strings.Contains(p.Message, "has not approved the system") {
-		t.Errorf("the owner reads %q; want that the system is not approved", p.Message)
+	if p := o.becomes(ctx, m, rev, "ERROR"); !strings.Contains(p.Message, "has not approved the new system") {
+		t.Errorf("the owner reads %q; want that the new system is not approved", p.Message)
 	}
 	next.Owner = owner
 	update := s.system(t, next)
