@@ -134,7 +134,8 @@ func (f Firmware) Start(i *Installed) error {
 }
 
 // Forget removes Gangway's boot entries from the firmware. If the variable BootNext names one of
-// these entries, Forget removes BootNext too.
+// these entries, Forget removes BootNext too. It also removes the variables of StartOnce and
+// NoteStick.
 func (f Firmware) Forget() error {
 	for {
 		n, found, err := f.entry()
@@ -142,7 +143,7 @@ func (f Firmware) Forget() error {
 			return err
 		}
 		if !found {
-			return f.remove(oneShot, loaderVendor)
+			return errors.Join(f.remove(oneShot, loaderVendor), f.ForgetStick())
 		}
 		if next, err := f.read("BootNext", globalVendor); err == nil && len(next) == 2 && binary.LittleEndian.Uint16(next) == n {
 			if err := f.remove("BootNext", globalVendor); err != nil {

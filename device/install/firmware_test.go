@@ -2,6 +2,7 @@ package install
 
 import (
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,7 +157,7 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 	if err := f.Start(system); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.setLoader(oneShot, "gangway-b.efi"); err != nil {
+	if err := errors.Join(f.setLoader(oneShot, "gangway-b.efi"), f.NoteStick()); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // Forget succeeds even if nothing is left to remove

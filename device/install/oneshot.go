@@ -46,6 +46,28 @@ func (f Firmware) StartOnce(entry string) error {
 	return err
 }
 
+// stickStarted is the variable that NoteStick writes.
+const stickStarted = "GangwayStickStarted"
+
+// NoteStick records that the machine was started from an installer stick although a system is
+// installed. The boot manager of the stick removes the variable LoaderEntryOneShot, and so ends a
+// trial that StartOnce has arranged.
+func (f Firmware) NoteStick() error {
+	if f.StickNoted() { // spare the firmware's memory: the stick may stay in the machine for years
+		return nil
+	}
+	return f.setLoader(stickStarted, "yes")
+}
+
+// StickNoted reports whether NoteStick was called since the last call of ForgetStick.
+func (f Firmware) StickNoted() bool {
+	_, err := f.read(stickStarted, loaderVendor)
+	return err == nil
+}
+
+// ForgetStick removes the record of NoteStick.
+func (f Firmware) ForgetStick() error { return f.remove(stickStarted, loaderVendor) }
+
 // probe is the variable that Probe writes. No program reads this variable.
 const probe = "GangwayProbe"
 

@@ -3,6 +3,7 @@ package install
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -34,9 +35,10 @@ func installedDisk(t *testing.T, encrypted bool) *memory {
 // look calls Look for a disk in memory.
 func look(t *testing.T, m *memory) (*Installed, error) {
 	t.Helper()
+	f := m.file(t)
+	defer f.Close()
 	dev := t.TempDir()
-	defer os.RemoveAll(dev)
-	if err := os.WriteFile(filepath.Join(dev, "sda"), m.disk, 0o600); err != nil {
+	if err := os.Symlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), filepath.Join(dev, "sda")); err != nil {
 		t.Fatal(err)
 	}
 	return Look(dev, "sda")
@@ -148,13 +150,7 @@ func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 		}
 		return Unlist(m, nil)
 	}
-	disk := func(writes int) *memory {
-		m := newMemory(len(whole.disk))
-		copy(m.disk, whole.disk)
-		m.writes = writes
-		return m
-	}
-	uncut := disk(1 << 40)
+	uncut := whole.clone(1 << 40)
 	if err := wipe(uncut); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +162,7 @@ func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 	// found the disk after some power cuts, and has not found it after others.
 	for n := 0; n < count || (found == 0 || lost == 0) && n < 10*count; n++ {
 		for _, cut := range []int{n % count * steps / count, steps - 1 - n} { // spread over all writes, and at the end, when the tables are removed
-			m := disk(cut)
+			m := whole.clone(cut)
 			if err := wipe(m); !errors.Is(err, errCut) {
 				t.Fatalf("cut at %d of %d: %v", cut, steps, err)
 			}

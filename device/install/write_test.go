@@ -11,13 +11,13 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/partition/gpt"
+	"golang.org/x/sys/unix"
 
 	"gangway/internal/race"
 )
@@ -78,6 +78,26 @@ func newMemoryOf(sector, size int) *memory {
 		binary.LittleEndian.PutUint64(m.disk[at:], r.Uint64())
 	}
 	return m
+}
+
+// The method `clone` returns a copy of the disk whose power fails after `writes` writes.
+func (m *memory) clone(writes int) *memory {
+	return &memory{sector: m.sector, disk: bytes.Clone(m.disk), pending: map[int][]byte{}, writes: writes, broken: -1}
+}
+
+// The method `file` returns a file with the content of the disk. The file is in memory, because the
+// tests of power cuts make hundreds of them.
+func (m *memory) file(t testing.TB) *os.File {
+	t.Helper()
+	fd, err := unix.MemfdCreate("disk", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "disk")
+	if _, err := f.Write(m.disk); err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 func (m *memory) Size() int64   { return int64(len(m.disk)) }
@@ -148,15 +168,9 @@ func (m *memory) keep(luck func() bool) {
 func boots(t testing.TB, m *memory) (table *gpt.Table, ok bool) {
 	t.Helper()
 	disk := m.disk
-	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := m.file(t)
 	defer f.Close()
-	if _, err := f.Write(disk); err != nil {
-		t.Fatal(err)
-	}
-	table, err = gpt.Read(file.New(f, true), m.sector, m.sector)
+	table, err := gpt.Read(file.New(f, true), m.sector, m.sector)
 	if err != nil {
 		return nil, false
 	}
@@ -252,9 +266,7 @@ func cutAtAnyWrite(t *testing.T, sector int) {
 		cuts = append(cuts, n*steps/count, steps-n-1) // cuts spread over all writes, and cuts at the last writes
 	}
 	for _, cut := range cuts {
-		disk := newMemoryOf(sector, 8*mib)
-		copy(disk.disk, before.disk)
-		disk.writes = cut
+		disk := before.clone(cut)
 		err := Job{Manifest: m, Stick: stick, Target: disk}.Run(t.Context())
 		if err == nil || !strings.Contains(err.Error(), errCut.Error()) { // gpt does not wrap errors
 			t.Fatalf("cut at %d of %d: %v", cut, steps, err)

@@ -238,6 +238,7 @@ func (c checked) Examine() []finding.Finding { c.l.step("check the machine"); re
 type firmware struct{ l *lab }
 
 func (f firmware) Start(i *install.Installed) error { return f.l.step("start %s", i.Disk) }
+func (f firmware) NoteStick() error                 { return f.l.step("note the stick") }
 func (f firmware) Names(esp string) bool            { return esp == f.l.firmwares }
 func (f firmware) Forget() error                    { return f.l.step("forget the boot entry") }
 

@@ -121,6 +121,9 @@ type TPM interface {
 // (install.Firmware).
 type Firmware interface {
 	Start(*install.Installed) error
+	// NoteStick records that the stick was started although a system is installed, so that this
+	// system can say why the trial of a new system ended.
+	NoteStick() error
 	Names(espGUID string) bool
 	Forget() error
 }
@@ -254,6 +257,9 @@ func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
 		if err := i.Disks.BringNetwork(system, s.network); err != nil {
 			return err
 		}
+	}
+	if err := i.Firmware.NoteStick(); err != nil { // not fatal, because the system only reports the note
+		i.Screen.Logf("%v", err)
 	}
 	time.Sleep(2 * time.Second) // gives the person time to read the sentence
 	return i.Firmware.Start(system)

@@ -187,7 +187,7 @@ func TestStickStartsWhatItHasInstalled(t *testing.T) {
 				if c.settings != nil {
 					l.want("bring VLAN 7 to nvme1n1", "start nvme1n1")
 				}
-				l.want("status This stick has already installed Gangway on this machine.", "start nvme1n1", "restart")
+				l.want("status This stick has already installed Gangway on this machine.", "note the stick", "start nvme1n1", "restart")
 				l.never("install to", "status More than one", "serial Everything")
 			})
 		})

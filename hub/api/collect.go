@@ -14,8 +14,8 @@ const (
 	// unusedAge is how long the hub keeps an object that no revision names. The owner needs this
 	// time to post the revision for which the owner uploaded the object.
 	unusedAge = 7 * 24 * time.Hour
-	// uploadAge is how long an upload may go on without progress. If the client does not send the
-	// object in parts, its upload makes progress only when it begins and when it ends.
+	// uploadAge is how long an upload may go on without progress. An upload that is not resumable
+	// makes progress only when it begins and when it ends.
 	uploadAge = 24 * time.Hour
 	// orphanAge is how old a stored file must be before Collect asks the database whether an object
 	// or an upload still needs the file.

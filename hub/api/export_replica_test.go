@@ -74,5 +74,5 @@ func NewMailbox(s store.Replicas, replica string) *Mailbox {
 // News is the body of a message.
 type News = news
 
-// MaxPartials is how many unfinished uploads in parts an owner may have.
+// MaxPartials is how many unfinished resumable uploads an owner may have.
 const MaxPartials = maxPartials

@@ -35,8 +35,8 @@ type Upload struct {
 	Place string // where the upload puts the bytes
 }
 
-// PartialUpload is an upload that a client sends in parts, perhaps over several connections. An
-// owner has at most one such upload for each object.
+// PartialUpload is a resumable upload, which a client may send over several connections. An owner
+// has at most one such upload for each object.
 type PartialUpload struct {
 	Upload
 	Size     int64  // of the whole object, in bytes; counts against the owner's quota until the upload ends
@@ -81,12 +81,12 @@ type Objects interface {
 	FinishUpload(ctx context.Context, u Upload, lost string, size, quota int64, now time.Time) (used bool, err error)
 	// EndUpload ends an upload that was not successful.
 	EndUpload(ctx context.Context, place string) error
-	// BeginPartial records an upload in parts. From now on, u.Size counts against the quota.
+	// BeginPartial records a resumable upload. From now on, u.Size counts against the quota.
 	// ErrStatus: u.Size is not the Size of the owner's record. ErrTooManyUploads: the owner already
-	// has `most` uploads in parts. ErrExists: the owner is already uploading this object in parts.
-	// Other errors: ErrNotFound, ErrQuota.
+	// has `most` resumable uploads. ErrExists: the owner already has a resumable upload of this
+	// object. Other errors: ErrNotFound, ErrQuota.
 	BeginPartial(ctx context.Context, u PartialUpload, quota int64, most int, now time.Time) error
-	// Partial returns an owner's multipart upload of an object, and the object's record. If the
+	// Partial returns an owner's resumable upload of an object, and the object's record. If the
 	// owner has no such upload, the Place of the returned PartialUpload is empty. ErrNotFound: the
 	// owner has no record of the object.
 	Partial(ctx context.Context, owner string, sum Hash) (PartialUpload, Object, error)
@@ -95,7 +95,7 @@ type Objects interface {
 	// two connections.
 	AdvancePartial(ctx context.Context, place string, from, to int64, now time.Time) error
 	// ExpiredUploads lists at most `limit` uploads that made no progress since the time `before`.
-	// The Token of an upload that is not in parts is empty.
+	// The Token of an upload that is not resumable is empty.
 	ExpiredUploads(ctx context.Context, before time.Time, limit int) ([]PartialUpload, error)
 	// MarkContentLost marks all records of an object as not Stored, because its bytes are lost, so
 	// that it no longer counts against its owners' quotas. If `place` is no longer the object's

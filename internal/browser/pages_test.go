@@ -236,7 +236,7 @@ func screens() []browser.Options {
 func TestPages(t *testing.T) {
 	race.Skip(t)
 	if testing.Short() {
-		t.Skip("opens each page in Chromium twice; TestPageInBrowser is shorter")
+		t.Skipf("opens each of %d pages in Chromium, in two sizes: run the test without -short. TestPageInBrowser makes the same checks of one page only", len(pages))
 	}
 	full, none, room := newHub(t, 6), newHub(t, 0), newRoom(t)
 	operator := full.operator(t)

@@ -193,13 +193,8 @@ func waitFor(t testing.TB, ctx context.Context, m *qemu.Machine, pattern string)
 	return l, match
 }
 
-// making is locked while a TPM is made, because all TPMs use one maker's folder.
-var making sync.Mutex
-
 func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
-	making.Lock()
-	defer making.Unlock()
 	return swtpmtest.Start(t, swtpm.Options{EK: ek, Maker: makers})
 }
 

@@ -246,6 +246,9 @@ func (h *Hook) test(revision string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if !runs && h.ESP.Firmware.StickNoted() {
+		return 0, fmt.Errorf("the machine was started from an installer stick during the trial of the new system, and fell back to slot %s; take the stick out of the machine, and post the revision again", s)
+	}
 	if !runs {
 		return 0, fmt.Errorf("the new system did not start or did not keep running; the machine fell back to slot %s", s)
 	}

@@ -143,8 +143,12 @@ func (e *ESP) SetDefault(s Slot) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// Try makes the machine boot a slot, at the next boot only.
+// Try makes the machine boot a slot, at the next boot only. If an installer stick starts at that
+// boot, it records this in the firmware (install.Firmware.NoteStick).
 func (e *ESP) Try(s Slot) error {
+	if err := e.Firmware.ForgetStick(); err != nil {
+		return err
+	}
 	e.changing("try %s", s)
 	return e.Firmware.StartOnce(s.Entry())
 }

@@ -48,7 +48,8 @@ type machine struct {
 	hook    Hook
 	systems map[string]bool // whether a system boots; the key is the SHA-256 of the system
 	out     bytes.Buffer
-	starts  int // number of boots
+	starts  int  // number of boots
+	stick   bool // an installer stick is plugged in, and the firmware boots it first
 	runs    string
 	running Slot
 	changes int // number of changes
@@ -129,6 +130,11 @@ func (m *machine) start() {
 			m.Fatal(err)
 		}
 		m.starts++
+		if m.stick { // the stick's boot manager removes the variable, and its installer restarts the machine from the disk
+			if err := errors.Join(os.RemoveAll(m.variable("LoaderEntryOneShot")), m.hook.ESP.Firmware.NoteStick()); err != nil {
+				m.Fatal(err)
+			}
+		}
 		wanted := []string{}
 		if b, err := os.ReadFile(m.variable("LoaderEntryOneShot")); err == nil {
 			var u []uint16
@@ -355,6 +361,42 @@ func TestSystemThatPanicsFallsBack(t *testing.T) {
 		t.Errorf("the bad system is still there: %v", err)
 	}
 	m.expect(one, A)
+}
+
+// If the machine boots from an installer stick instead of the new system, the revision's status
+// names the stick and the remedy. The next update, without the stick, succeeds. If the new system
+// of a later update fails, the status does not name the stick.
+func TestStickThatStartsInsteadOfTheNewSystemIsNamed(t *testing.T) {
+	t.Parallel()
+	one, two, bad := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline), uki(t, 3, goodCmdline)
+	m := newMachine(t, one)
+	m.addSystem(two, true)
+	m.addSystem(bad, false)
+	update := func(rev string) string {
+		m.Helper()
+		if code := m.call("install", rev); code != ExitReboot {
+			t.Fatalf("install: %d: %s", code, &m.out)
+		}
+		m.call("reboot", rev)
+		m.call("test", rev)
+		return m.out.String()
+	}
+	const stick = "installer stick"
+	m.stick = true
+	if said := update(m.revision(1, two)); !strings.Contains(said, stick) || !strings.Contains(said, "fell back to slot a") || !strings.Contains(said, "take the stick out") {
+		t.Errorf("with a stick, the test prints %q", said)
+	}
+	m.expect(one, A)
+	m.stick = false
+	again := m.revision(2, two)
+	if said := update(again); strings.Contains(said, stick) {
+		t.Errorf("without the stick, the test prints %q", said)
+	}
+	m.call("commit", again)
+	m.expect(two, B)
+	if said := update(m.revision(3, bad)); strings.Contains(said, stick) || !strings.Contains(said, "the new system did not start") {
+		t.Errorf("after a system that does not boot, the test prints %q", said)
+	}
 }
 
 // The agent may roll back a system that boots, for example because the system did not reach the

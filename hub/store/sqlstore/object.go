@@ -117,7 +117,7 @@ func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64)
 		case err != store.ErrNotFound:
 			return err
 		}
-		// If there is an unfinished multipart upload of the object, the usage already includes its
+		// If there is an unfinished resumable upload of the object, the usage already includes its
 		// size.
 		r, partial, err := c.One(selectPartial, o.Owner, o.Sum[:])
 		if err != nil {
