@@ -23,6 +23,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
@@ -118,8 +119,9 @@ func startDatabase(t *testing.T, ca *authority) *container {
 
 // images is a registry of OCI images at registry.example.
 type images struct {
-	t  *testing.T
-	ca *authority
+	t        *testing.T
+	ca       *authority
+	unpacked map[v1.Hash]*image // by digest; a container does not change its image
 }
 
 // startRegistry starts a registry at registry.example, a name for which /etc/hosts has an address
@@ -135,10 +137,11 @@ func startRegistry(t *testing.T, ca *authority) *images {
 		t.Fatal(err)
 	}
 	serveTLS(t, ca, address, "registry.example", registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	return &images{t, ca}
+	return &images{t, ca, map[v1.Hash]*image{}}
 }
 
-// pull downloads an image, and unpacks it.
+// pull asks the registry for an image. If the test does not have an image with this digest yet, pull
+// downloads and unpacks it.
 func (r *images) pull(named string) *image {
 	r.t.Helper()
 	ref, err := name.ParseReference(named, name.StrictValidation)
@@ -151,7 +154,14 @@ func (r *images) pull(named string) *image {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return unpack(r.t, img)
+	digest, err := img.Digest()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if r.unpacked[digest] == nil {
+		r.unpacked[digest] = unpack(r.t, img)
+	}
+	return r.unpacked[digest]
 }
 
 // startS3 starts an S3 server at s3.example with the bucket "fleet".
