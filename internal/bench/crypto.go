@@ -10,29 +10,39 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/asn1"
+	"encoding/base64"
 	"errors"
 	"math/big"
 
 	"gangway/hub/evidence"
 	"gangway/internal/fleet"
 	"gangway/tcg"
+	"gangway/wire"
 )
 
-// unavoidable contains the inputs of the cryptography that any hub must do for one request. All
-// other work is done before the measurement: the keys are parsed, the digests computed, and the
-// signatures encoded.
+// unavoidable contains the inputs of the cryptography that any hub must do for one request: the
+// public-key operations, and the hashes of the messages that are signed. All other work is done
+// before the measurement: the keys are parsed, and the signatures encoded.
 type unavoidable struct {
-	leafDigest  [32]byte
-	leafSig     []byte
+	leaf        signed
 	ek          crypto.PublicKey // *rsa.PublicKey or *ecdh.PublicKey
 	iak, idevid *ecdsa.PublicKey
 	certify     signed
 	request     signed
+	ownership   signed
 }
 
 type signed struct {
-	digest [32]byte
-	sig    []byte // ASN.1
+	message []byte
+	sig     []byte // of an ECDSA key: ASN.1
+}
+
+func (s *signed) verifyECDSA(k *ecdsa.PublicKey) error {
+	digest := sha256.Sum256(s.message)
+	if !ecdsa.VerifyASN1(k, digest[:], s.sig) {
+		return errBench
+	}
+	return nil
 }
 
 // operation is one operation of the unavoidable cryptography.
@@ -43,25 +53,33 @@ type operation struct {
 
 var errBench = errors.New("the verification of a valid signature failed")
 
-func operations(maker *fleet.Maker) ([]operation, error) {
+// ownershipProof is the name of the operation that only hubs with this protocol need. The others
+// are in every enrolment of a TPM.
+const ownershipProof = "ownership_proof"
+
+func operations(maker *fleet.Maker, tok *wire.TokenFile) ([]operation, error) {
 	issuer := maker.Intermediate.PublicKey.(*rsa.PublicKey)
 	ca, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	verify := func(k *ecdsa.PublicKey, s *signed) error {
-		if !ecdsa.VerifyASN1(k, s.digest[:], s.sig) {
-			return errBench
-		}
-		return nil
+	secret, err := base64.StdEncoding.DecodeString(tok.Token)
+	if err != nil {
+		return nil, err
 	}
+	private, err := wire.OwnershipKey(secret, tok.ID)
+	if err != nil {
+		return nil, err
+	}
+	owner := private.Public().(ed25519.PublicKey)
 	return []operation{
 		{"ek_leaf_verification", func(u *unavoidable) error {
-			return rsa.VerifyPKCS1v15(issuer, crypto.SHA256, u.leafDigest[:], u.leafSig)
+			digest := sha256.Sum256(u.leaf.message)
+			return rsa.VerifyPKCS1v15(issuer, crypto.SHA256, digest[:], u.leaf.sig)
 		}},
 		{"make_credential_public_key", func(u *unavoidable) error {
 			if k, ok := u.ek.(*rsa.PublicKey); ok {
-				_, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, k, u.leafDigest[:], []byte("IDENTITY\x00"))
+				_, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, k, make([]byte, sha256.Size), []byte("IDENTITY\x00"))
 				return err
 			}
 			k := u.ek.(*ecdh.PublicKey)
@@ -71,13 +89,20 @@ func operations(maker *fleet.Maker) ([]operation, error) {
 			}
 			return err
 		}},
-		{"certify_verification", func(u *unavoidable) error { return verify(u.iak, &u.certify) }},
-		{"request_verification", func(u *unavoidable) error { return verify(u.idevid, &u.request) }},
+		{"certify_verification", func(u *unavoidable) error { return u.certify.verifyECDSA(u.iak) }},
+		{"request_verification", func(u *unavoidable) error { return u.request.verifyECDSA(u.idevid) }},
 		{"certificate_signatures", func(u *unavoidable) error {
 			for range 2 {
-				if _, err := ecdsa.SignASN1(rand.Reader, ca, u.leafDigest[:]); err != nil {
+				digest := sha256.Sum256(u.leaf.message) // about as long as the new certificates
+				if _, err := ecdsa.SignASN1(rand.Reader, ca, digest[:]); err != nil {
 					return err
 				}
+			}
+			return nil
+		}},
+		{ownershipProof, func(u *unavoidable) error {
+			if !ed25519.Verify(owner, u.ownership.message, u.ownership.sig) {
+				return errBench
 			}
 			return nil
 		}},
@@ -90,8 +115,11 @@ func prepare(request []byte) (*unavoidable, error) {
 	if err != nil {
 		return nil, err
 	}
-	leaf := r.EKCertificate.Certificate
-	u := &unavoidable{leafDigest: sha256.Sum256(leaf.RawTBSCertificate), leafSig: leaf.Signature, ek: r.EKCertificate.PublicKey}
+	leaf, own := r.EKCertificate.Certificate, r.CAData
+	u := &unavoidable{
+		leaf: signed{leaf.RawTBSCertificate, leaf.Signature}, ek: r.EKCertificate.PublicKey,
+		ownership: signed{wire.OwnershipMessage(own.HubName, own.Owner, own.TokenID, r.IDevIDName), own.Proof},
+	}
 	if k, ok := u.ek.(*ecdsa.PublicKey); ok {
 		if u.ek, err = k.ECDH(); err != nil {
 			return nil, err
@@ -116,7 +144,7 @@ func prepare(request []byte) (*unavoidable, error) {
 		if err != nil {
 			return nil, err
 		}
-		v.out.digest = sha256.Sum256(v.message)
+		v.out.message = v.message
 		if v.out.sig, err = asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(s.R), new(big.Int).SetBytes(s.S)}); err != nil {
 			return nil, err
 		}
@@ -170,25 +198,5 @@ func (k *Kind) breakdown(ops []operation, requests [][]byte) error {
 		}
 		k.Crypto[op.name] = micros(used, len(us))
 	}
-	return k.ownership(len(us))
-}
-
-// ownership measures the verification of an ownership proof. Only Gangway needs this operation, so
-// it is not part of the unavoidable cryptography.
-func (k *Kind) ownership(n int) error {
-	pub, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return err
-	}
-	sig := ed25519.Sign(key, make([]byte, 180))
-	used, _, err := spent(func() error {
-		return parallel(n, func(int) error {
-			if !ed25519.Verify(pub, make([]byte, 180), sig) {
-				return errBench
-			}
-			return nil
-		})
-	})
-	k.Ownership = micros(used, n)
-	return err
+	return nil
 }

@@ -103,7 +103,7 @@ func durable(maker *fleet.Maker, h *testHub, ek string, n int) (*Durable, error)
 		return nil, err
 	}
 	l.devices = nil // the garbage collector must not scan their keys: see measure
-	ops, err := operations(maker)
+	ops, err := operations(maker, h.token)
 	if err != nil {
 		return nil, err
 	}

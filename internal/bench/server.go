@@ -98,7 +98,7 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 	if m.load, err = makeLoad(maker, ek, m.Enrolments+workers, m.hub.tok); err != nil {
 		return nil, err
 	}
-	if m.ops, err = operations(maker); err != nil {
+	if m.ops, err = operations(maker, m.hub.tok); err != nil {
 		return nil, err
 	}
 	if err := m.measure(); err != nil {
