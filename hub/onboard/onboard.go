@@ -421,7 +421,7 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash
 			return store.Device{}, err
 		}
 	}
-	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: chipMarks(e), DeviceIDs: s.deviceIDs(e)})
+	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: chipMarks(e), DeviceIDs: func() []string { return s.deviceIDs(e) }})
 	switch {
 	case err == nil:
 		if again {

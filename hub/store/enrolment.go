@@ -143,8 +143,9 @@ type Activation struct {
 	Addr       string // the device's IP address, for LastSeenAddr
 	// Marks are the properties of the TPM that the enrolment's EK certificate states.
 	Marks []ChipMark
-	// DeviceIDs are ids that the device may have had before the hub was restored from a backup.
-	DeviceIDs []string
+	// DeviceIDs returns ids that the device may have had before the hub was restored from a backup.
+	// Activate calls it only if there are lost devices. If it is nil, there are no such ids.
+	DeviceIDs func() []string
 }
 
 // ChipMark is a property that several EK certificates of the same TPM have in common. It is only a

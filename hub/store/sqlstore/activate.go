@@ -238,8 +238,8 @@ func (k *claim) refusal(now time.Time) error {
 // accept writes all changes that result from accepting the claim, and updates the fields of `k` to
 // match the rows.
 func (k *claim) accept(c Conn, a store.Activation, now int64) error {
-	if k.anyLost {
-		if err := returnLost(c, k.owner, a.DeviceIDs); err != nil {
+	if k.anyLost && a.DeviceIDs != nil {
+		if err := returnLost(c, k.owner, a.DeviceIDs()); err != nil {
 			return err
 		}
 	}

@@ -129,10 +129,10 @@ var restoreTests = []test{
 		f.must(f.CreateJoinToken(f.ctx, theirs))
 		e := f.begin(m, theirs)
 		d := f.lost(e.DeviceID, f.owner.ID)
-		_, err := f.Activate(f.ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: "stray", Now: Epoch, DeviceIDs: []string{ID("x"), d.ID}})
+		_, err := f.Activate(f.ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: "stray", Now: Epoch, DeviceIDs: func() []string { return []string{ID("x"), d.ID} }})
 		f.refused(err, store.ErrOtherOwner)
 		e = f.begin(Machine{Name: "stray", Request: "again"}, f.token)
-		_, err = f.Activate(f.ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: "stray", Now: Epoch, DeviceIDs: []string{d.ID}})
+		_, err = f.Activate(f.ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: "stray", Now: Epoch, DeviceIDs: func() []string { return []string{d.ID} }})
 		f.must(err)
 		list, err := f.LostDevices(f.ctx, "", 10)
 		f.must(err)
@@ -141,7 +141,7 @@ var restoreTests = []test{
 	{"LostDeviceOfALostAccountIsFree", func(f *fixture) {
 		e := f.begin(Machine{Name: "stray"}, f.token)
 		d := f.lost(e.DeviceID, ID("nobody"))
-		_, err := f.Activate(f.ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: "stray", Now: Epoch, DeviceIDs: []string{d.ID}})
+		_, err := f.Activate(f.ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: "stray", Now: Epoch, DeviceIDs: func() []string { return []string{d.ID} }})
 		f.must(err)
 	}},
 }
