@@ -128,11 +128,12 @@ func (s *fake) JoinToken(_ context.Context, id string) (store.JoinToken, error) 
 
 func (s *fake) JoinTokenForEK(_ context.Context, id string, ek store.Hash, now time.Time) (t store.TokenForEK, err error) {
 	err = s.do("JoinTokenForEK", func() error {
-		var ok bool
-		if t.JoinToken, ok = s.tokens[id]; !ok {
+		j, ok := s.tokens[id]
+		if !ok {
 			return store.ErrNotFound
 		}
-		t.Generation, t.ConfigVersion = s.tpms[ek].Generation, s.version
+		t = store.TokenForEK{ID: j.ID, Owner: j.Owner, PublicKey: j.PublicKey, Expires: j.Expires, Disabled: j.Disabled,
+			Generation: s.tpms[ek].Generation, ConfigVersion: s.version}
 		_, t.Waits = s.waitingNow(t.Owner, ek, now)
 		return nil
 	})

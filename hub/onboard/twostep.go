@@ -204,11 +204,11 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	}
 	now := s.Now()
 	verdict := new(evidence.Verdict)
-	token, err := s.stepsToken(ctx, verdict, r, now)
+	owner, token, err := s.stepsToken(ctx, verdict, r, now)
 	if err != nil {
 		return e, err
 	}
-	e.Owner, e.TokenID = token.Owner, token.ID
+	e.Owner, e.TokenID = owner, token
 	if in.HubName == "" && !pantacorsForm(r.Ownership.Proof) {
 		return e, errUnbound
 	}
@@ -267,21 +267,21 @@ func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, no
 func pantacorsForm(proof []byte) bool { return len(proof) != ed25519.SignatureSize }
 
 // stepsToken verifies the ownership proof of the second step, in Pantacor's form or as an Ed25519
-// signature, and returns the token.
-func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *evidence.Request, now time.Time) (store.JoinToken, error) {
+// signature, and returns the owner and the id of the token.
+func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *evidence.Request, now time.Time) (owner, id string, err error) {
 	c := &r.Ownership
 	if pantacorsForm(c.Proof) {
 		token, err := s.pantacorToken(ctx, c.TokenID, c.Owner, c.Name, c.Proof, now)
 		if err == nil {
 			v.Pass("ownership", fmt.Sprintf("This owner's join token %s signed the name of this IDevID key.", token.ID))
 		}
-		return token, err
+		return token.Owner, token.ID, err
 	}
 	token, err := s.ownershipOf(ctx, c.Owner, c.TokenID, r, c.Proof, now)
 	if err == nil {
 		v.Pass("ownership", passedOwnership(token.ID))
 	}
-	return token.JoinToken, err
+	return token.Owner, token.ID, err
 }
 
 // VerifyOwnership verifies an ownership proof in Pantacor's form, for services that register

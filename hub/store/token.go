@@ -37,10 +37,13 @@ type JoinToken struct {
 	PantacorKey []byte
 }
 
-// TokenForEK holds all that the hub needs before it can judge a request: the join token, and what
-// the hub knows about the EK in the request.
+// TokenForEK holds all that the hub needs before it can judge a request: the fields of the join
+// token on which the judgement depends, and what the hub knows about the EK in the request.
 type TokenForEK struct {
-	JoinToken
+	ID, Owner     string
+	PublicKey     []byte
+	Expires       time.Time
+	Disabled      bool  // as JoinToken.Disabled
 	Generation    int   // TPM.Generation; 0 if the EK was never activated at this hub
 	ConfigVersion int64 // see Config
 	// Waits reports whether WaitingByEK finds a device of the token's owner with this EK.

@@ -7,10 +7,11 @@ import (
 	"gangway/hub/store"
 )
 
-// The columns of a join token. The column `disabled` is also true if the token's account is
-// disabled.
-const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
-	disabled = 1 OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
+// tokenDisabled is true if the token or its account is disabled.
+const tokenDisabled = `disabled = 1 OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1)`
+
+// The columns of a join token.
+const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses, ` + tokenDisabled + `,
 	default_user_meta, created, auto_hash, pantacor_key, paused`
 
 var (
@@ -20,7 +21,7 @@ var (
 	selectToken       = prepared(tokenColumns + ` FROM join_tokens WHERE id = ?`)
 	selectTokens      = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ? ORDER BY created DESC, id DESC`)
 	selectTokenByAuto = prepared(tokenColumns + ` FROM join_tokens WHERE auto_hash = ?`)
-	selectTokenForEK  = prepared(tokenColumns + `, (SELECT generation FROM tpms WHERE ek = ?1), (SELECT version FROM config_version),
+	selectTokenForEK  = prepared(`SELECT id, owner, public_key, expires, ` + tokenDisabled + `, (SELECT generation FROM tpms WHERE ek = ?1), (SELECT version FROM config_version),
 		EXISTS (SELECT 1 FROM waiting w WHERE w.owner = join_tokens.owner AND w.ek = ?1 AND (w.answered <> '[]' OR w.expires > ?2))
 		FROM join_tokens WHERE id = ?3`)
 	anyTokenAt       = prepared(`SELECT 1 FROM join_tokens WHERE owner = ? LIMIT 1 OFFSET ?`)
@@ -109,7 +110,8 @@ func (s *Store) JoinTokenForEK(ctx context.Context, id string, ek store.Hash, no
 		if err != nil {
 			return err
 		}
-		t = store.TokenForEK{JoinToken: readToken(&r), Generation: r.int(), ConfigVersion: r.int64(), Waits: r.bool()}
+		t = store.TokenForEK{ID: r.text(), Owner: r.text(), PublicKey: r.blob(), Expires: r.time(), Disabled: r.bool(),
+			Generation: r.int(), ConfigVersion: r.int64(), Waits: r.bool()}
 		return nil
 	})
 	return t, err

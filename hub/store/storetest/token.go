@@ -23,8 +23,8 @@ var tokenTests = []test{
 			f.must(err)
 			t, err := f.JoinTokenForEK(f.ctx, f.token.ID, ek, Epoch)
 			f.must(err)
-			equal(f, "token", t.JoinToken, stored)
-			equal(f, "generation", t.Generation, generation)
+			equal(f, "token", t, store.TokenForEK{ID: stored.ID, Owner: stored.Owner, PublicKey: stored.PublicKey, Expires: stored.Expires,
+				Generation: generation, ConfigVersion: t.ConfigVersion})
 		}
 		want(Hash("nothing"), 0)
 		for g := range 3 {
@@ -34,6 +34,20 @@ var tokenTests = []test{
 			want(d.EK, g+1)
 		}
 		want(Hash("nothing"), 0)
+	}},
+	{"DisabledIsKnownWithTheEK", func(f *fixture) {
+		want := func(when string, disabled bool) {
+			t, err := f.JoinTokenForEK(f.ctx, f.token.ID, Hash("any"), Epoch)
+			f.must(err)
+			equal(f, when, t.Disabled, disabled)
+		}
+		want("new", false)
+		f.must(f.DisableAccount(f.ctx, f.owner.ID, store.Event{Time: Epoch, Kind: "account.disabled", Owner: f.owner.ID, Message: "Disabled."}))
+		want("disabled account", true)
+		f.must(f.EnableAccount(f.ctx, f.owner.ID, store.Event{Time: Epoch, Kind: "account.enabled", Owner: f.owner.ID, Message: "Enabled."}))
+		want("enabled account", false)
+		f.must(f.DisableJoinToken(f.ctx, f.owner.ID, f.token.ID))
+		want("disabled token", true)
 	}},
 	{"WithTheConfigVersion", func(f *fixture) {
 		for range 2 {
