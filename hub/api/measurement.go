@@ -34,6 +34,7 @@ const nonceLife = time.Minute
 // connState is the state of a connection.
 type connState struct {
 	peer    peer        // set by the handshake
+	holder  *socket     // the connection, if it holds answers: see holdAnswer; nil for HTTP/2
 	matched atomic.Bool // the last measurement on this connection matched
 	// states are the states of the parts of the boot in the last measurement on this connection;
 	// nil: there is no measurement, or the hub refused it.
@@ -61,9 +62,6 @@ func withConnState(ctx context.Context, c net.Conn) context.Context {
 	state := stateOf(c)
 	if state == nil {
 		state = newConnState()
-	}
-	if l, ok := c.(*lent); ok {
-		ctx = context.WithValue(ctx, tlsKey{}, l)
 	}
 	return context.WithValue(ctx, connKey{}, state)
 }

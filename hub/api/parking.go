@@ -2,7 +2,6 @@ package api
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -124,18 +123,16 @@ func (p *parking) shake(raw net.Conn) {
 		return
 	}
 	forgetCertificates(t)
+	s.state.holder = s
 	(&parkable{Conn: t, parking: p, raw: rawOf(raw)}).lend()
 }
 
-// forgetCertificates empties the parsed certificates of the client, which crypto/tls keeps as long
-// as the connection and which use a third of an idle connection's memory. The hub needs only the
-// data in the connection's state. No other connection uses these parsed certificates, because
-// crypto/tls parses them again in each handshake.
-func forgetCertificates(t *tls.Conn) {
-	for _, c := range t.ConnectionState().PeerCertificates {
-		*c = x509.Certificate{}
-	}
-}
+// forgetCertificates frees the parsed certificates of the client, which crypto/tls keeps as long as
+// the connection and which use a third of an idle connection's memory. The hub needs only the data
+// in the connection's state. The TLS state shares its slice of certificates with the connection, so
+// that the elements can be removed. After the handshake, crypto/tls on the server's side reads the
+// certificates only to resume a session, and the hub resumes none.
+func forgetCertificates(t *tls.Conn) { clear(t.ConnectionState().PeerCertificates) }
 
 // drop closes a connection whose handshake failed. If the client uses HTTP without TLS, drop first
 // sends the same HTTP answer as net/http.
@@ -258,10 +255,11 @@ func (s *socket) Close() error {
 	return errors.Join(s.send(), s.Conn.Close())
 }
 
-// holdAnswer makes the connection collect the bytes of the answer to a request: see socket.hold.
+// holdAnswer makes an HTTP/1 connection collect the bytes of the answer to a request: see
+// socket.hold.
 func holdAnswer(r *http.Request) {
-	if l, ok := r.Context().Value(tlsKey{}).(*lent); ok {
-		l.socket().hold()
+	if c, ok := r.Context().Value(connKey{}).(*connState); ok && c.holder != nil {
+		c.holder.hold()
 	}
 }
 
@@ -343,11 +341,7 @@ type parkable struct {
 }
 
 // lend gives the connection to net/http.
-func (c *parkable) lend() {
-	l := &lent{Conn: c.Conn, parkable: c, tls: c.ConnectionState()}
-	l.tls.PeerCertificates = nil // forgetCertificates has emptied these certificates
-	c.parking.pass(l)
-}
+func (c *parkable) lend() { c.parking.pass(&lent{Conn: c.Conn, parkable: c}) }
 
 // park adds the connection to the lot, which lends it to net/http again when the client sends
 // something. The lot closes the connection if it is idle for too long, or if the listener is
@@ -385,7 +379,6 @@ func (c *parkable) hasSent() (sent bool) {
 type lent struct {
 	*tls.Conn
 	parkable *parkable
-	tls      tls.ConnectionState
 	idle     atomic.Bool  // net/http waits for the next request
 	left     atomic.Bool  // the client has closed its side while the connection was idle
 	state    atomic.Int32 // isLent, then isParking or isOver
@@ -419,6 +412,14 @@ func (l *lent) Read(b []byte) (int, error) {
 	}
 	l.idle.Store(false)
 	return n, err
+}
+
+// ConnectionState returns the TLS state without certificates. net/http calls it once, and sets the
+// field TLS of all requests to the result.
+func (l *lent) ConnectionState() tls.ConnectionState {
+	state := l.Conn.ConnectionState()
+	state.PeerCertificates = nil // forgetCertificates has removed these certificates
+	return state
 }
 
 // socket returns the connection below TLS.
@@ -490,17 +491,4 @@ func noteIdle(c net.Conn, s http.ConnState) {
 		}
 		l.idle.Store(true)
 	}
-}
-
-type tlsKey struct{}
-
-// withTLS sets the TLS state of requests on a lent connection, because net/http sets it only for a
-// connection that is a *tls.Conn.
-func withTLS(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if l, ok := r.Context().Value(tlsKey{}).(*lent); ok && r.TLS == nil {
-			r.TLS = &l.tls
-		}
-		next.ServeHTTP(w, r)
-	})
 }

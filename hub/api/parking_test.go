@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -15,12 +16,14 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/pires/go-proxyproto"
 )
@@ -31,6 +34,8 @@ type garage struct {
 	*parking
 	srv  *http.Server
 	open atomic.Int64
+	pair tls.Certificate                                // the server's certificate and key
+	seen atomic.Pointer[weak.Pointer[x509.Certificate]] // the certificate of the last client that sent one
 }
 
 func newGarage(t *testing.T, times Timeouts, h http.HandlerFunc) *garage {
@@ -51,12 +56,14 @@ func newGarageOn(t *testing.T, l net.Listener, times Timeouts, h http.HandlerFun
 	cert := newAuthority(t, "garage", nil).leaf(key.Public())
 	times = times.withDefaults()
 	quiet := log.New(io.Discard, "", 0)
-	p, err := newParking(l, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}, NextProtos: []string{"h2", "http/1.1"}}, func(*tls.ConnectionState) (peer, error) { return peer{}, nil }, times, quiet)
+	g := &garage{T: t, pair: tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}
+	config := &tls.Config{Certificates: []tls.Certificate{g.pair}, NextProtos: []string{"h2", "http/1.1"}, ClientAuth: tls.RequestClientCert}
+	p, err := newParking(l, config, g.see, times, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &garage{T: t, parking: p}
-	g.srv = &http.Server{Handler: withTLS(h), ConnContext: withConnState, ConnState: g.note, ReadHeaderTimeout: times.Header, IdleTimeout: times.Idle, ErrorLog: quiet}
+	g.parking = p
+	g.srv = &http.Server{Handler: h, ConnContext: withConnState, ConnState: g.note, ReadHeaderTimeout: times.Header, IdleTimeout: times.Idle, ErrorLog: quiet}
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		if err := g.srv.Serve(p); !errors.Is(err, http.ErrServerClosed) {
@@ -65,6 +72,15 @@ func newGarageOn(t *testing.T, l net.Listener, times Timeouts, h http.HandlerFun
 	})
 	t.Cleanup(func() { g.srv.Close(); serving.Wait() })
 	return g
+}
+
+// see is the function peer of the `parking`.
+func (g *garage) see(state *tls.ConnectionState) (peer, error) {
+	if len(state.PeerCertificates) > 0 {
+		c := weak.Make(state.PeerCertificates[0])
+		g.seen.Store(&c)
+	}
+	return peer{}, nil
 }
 
 // The method `note` counts the connections that net/http holds.
@@ -135,7 +151,13 @@ func (g *garage) connect() *visit {
 // The method `over` returns a visit on the connection `raw`.
 func (g *garage) over(raw net.Conn) *visit {
 	g.Helper()
-	c := tls.Client(raw, &tls.Config{InsecureSkipVerify: true})
+	return g.with(raw, nil)
+}
+
+// The method `with` returns a visit on the connection `raw`, by a client with these certificates.
+func (g *garage) with(raw net.Conn, certs []tls.Certificate) *visit {
+	g.Helper()
+	c := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, Certificates: certs})
 	g.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(20 * time.Second))
 	return &visit{g, c, bufio.NewReader(c)}
@@ -205,6 +227,34 @@ func TestParkedConnectionKeepsItsState(t *testing.T) {
 		t.Error("two connections have the same state")
 	}
 	g.await(2)
+}
+
+// The parsed certificate of a device would be a fifth of the memory of its idle connection.
+func TestConnectionKeepsNoParsedCertificate(t *testing.T) {
+	t.Parallel()
+	g := newGarage(t, Timeouts{}, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, len(r.TLS.PeerCertificates)) })
+	raw, err := net.Dial("tcp", g.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := g.with(raw, []tls.Certificate{g.pair})
+	v.send(get)
+	if n := v.answer(); n != "0" {
+		t.Errorf("the request has %s certificates", n)
+	}
+	g.await(1)
+	seen := g.seen.Load()
+	if seen == nil {
+		t.Fatal("the client sent no certificate")
+	}
+	for i := 0; seen.Value() != nil; i++ {
+		if i == 5 {
+			t.Fatal("the connection keeps the parsed certificate")
+		}
+		runtime.GC()
+	}
+	v.send(get) // the connection works without the certificate
+	v.answer()
 }
 
 // A connection is not parked if net/http already has a part of the next request, because that part

@@ -300,7 +300,7 @@ func (s *Server) TLSConfig() *tls.Config {
 // replicas.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	config := s.ownTLSConfig()
-	srv := s.httpServer(withTLS(s.handler), config)
+	srv := s.httpServer(s.handler, config)
 	srv.ConnContext, srv.ConnState = withConnState, noteIdle
 	srv.RegisterOnShutdown(s.images.stop)
 	if err := s.shareObjects(ctx); err != nil {
