@@ -16,7 +16,7 @@ import (
 
 const (
 	// auditRows is the number of events on a page of the audit trail.
-	auditRows = 40
+	auditRows = 32
 	// auditExamined bounds the events that the store reads for one page. If few of these events
 	// match the filter, the page has few rows or none.
 	auditExamined = 5000
