@@ -81,7 +81,7 @@ func workedExample(t *testing.T) string {
 	dump(key.Public().(ed25519.PublicKey))
 
 	name := append([]byte{0x00, 0x0B}, bytes.Repeat([]byte{0xA1}, 32)...)
-	say("A device has an IDevID key with the TPM name `000b` followed by 32 bytes `a1`. At the hub\n`%s…` (32 bytes `5f` in hexadecimal), the join token's key signs this message:", hubName[:8])
+	say("A device has an IDevID key with the TPM name `000b` followed by 32 bytes `a1`. The hub's name is\n`%s…` (32 bytes `5f`, in hexadecimal). To be onboarded by this hub, the device signs this\nmessage with the join token's key:", hubName[:8])
 	message := OwnershipMessage(hubName, owner, tokenID, name)
 	dump(message)
 	proof := ed25519.Sign(key, message)
