@@ -30,6 +30,7 @@ var moments = []string{
 // times); GANGWAY_POWER_SEED repeats an earlier run.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
+	long(t)
 	s := newSite(t, stick.Config{})
 	cuts, seed := 1, uint64(time.Now().UnixNano())
 	if n, err := strconv.Atoi(os.Getenv("GANGWAY_POWER_CUTS")); err == nil {
