@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/aes"
-	"crypto/ecdh"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
@@ -78,7 +76,7 @@ func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) 
 		}
 		return seed, encrypted, nil
 	case *ecdsa.PublicKey:
-		peer, err := ecdhKey(ek, k)
+		peer, err := k.ECDH()
 		if err != nil {
 			return nil, nil, fmt.Errorf("tcg: %w", err)
 		}
@@ -107,24 +105,6 @@ func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) 
 		return seed, encrypted, nil
 	}
 	return nil, nil, errors.New("tcg: the key is neither RSA nor ECC")
-}
-
-// ecdhKey returns the ECC key `k` of the public area `ek`. It does the work of k.ECDH, which decodes
-// and encodes the point once more.
-func ecdhKey(ek *Public, k *ecdsa.PublicKey) (*ecdh.PublicKey, error) {
-	_, point, err := ek.point()
-	if err != nil {
-		return nil, err
-	}
-	switch k.Curve {
-	case elliptic.P256():
-		return ecdh.P256().NewPublicKey(point)
-	case elliptic.P384():
-		return ecdh.P384().NewPublicKey(point)
-	case elliptic.P521():
-		return ecdh.P521().NewPublicKey(point)
-	}
-	return nil, errors.New("the key's curve is not allowed")
 }
 
 // kdfa is KDFa (Part 1, 11.4.10.2; SP 800-108 in counter mode with HMAC) with an empty contextV.

@@ -170,10 +170,18 @@ func (p *Public) parseKey() (crypto.PublicKey, error) {
 		}
 		return &rsa.PublicKey{N: n, E: e}, nil
 	case AlgECC:
-		curve, point, err := p.point()
+		curve, err := p.Curve.curve()
 		if err != nil {
 			return nil, err
 		}
+		size := (curve.Params().BitSize + 7) / 8
+		if len(p.X) > size || len(p.Y) > size {
+			return nil, errors.New("tcg: an ECC coordinate is longer than its curve allows")
+		}
+		point := make([]byte, 1+2*size)
+		point[0] = 4
+		copy(point[1+size-len(p.X):], p.X)
+		copy(point[1+2*size-len(p.Y):], p.Y)
 		key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
 		if err != nil {
 			return nil, fmt.Errorf("tcg: ECC key: %w", err)
@@ -181,24 +189,6 @@ func (p *Public) parseKey() (crypto.PublicKey, error) {
 		return key, nil
 	}
 	return nil, errors.New("tcg: the key is neither RSA nor ECC")
-}
-
-// point returns the curve of an ECC key, and the uncompressed point (SEC 1, 2.3.3), which may be off
-// the curve.
-func (p *Public) point() (elliptic.Curve, []byte, error) {
-	curve, err := p.Curve.curve()
-	if err != nil {
-		return nil, nil, err
-	}
-	size := (curve.Params().BitSize + 7) / 8
-	if len(p.X) > size || len(p.Y) > size {
-		return nil, nil, errors.New("tcg: an ECC coordinate is longer than its curve allows")
-	}
-	point := make([]byte, 1+2*size)
-	point[0] = 4
-	copy(point[1+size-len(p.X):], p.X)
-	copy(point[1+2*size-len(p.Y):], p.Y)
-	return curve, point, nil
 }
 
 func (c CurveID) curve() (elliptic.Curve, error) {
@@ -217,9 +207,6 @@ func (c CurveID) curve() (elliptic.Curve, error) {
 // Key return `key` itself, because decoding a P-384 point a second time would take as long as a
 // signature.
 func (p *Public) Is(key crypto.PublicKey) bool {
-	if p.key != nil && p.key == key { // the same pointer
-		return true
-	}
 	switch k := key.(type) {
 	case *rsa.PublicKey:
 		e := int(p.Exponent)
@@ -266,26 +253,6 @@ func (p *Public) Algorithm() string {
 	return fmt.Sprintf("unknown (0x%04x)", uint16(p.Type))
 }
 
-// KeyHash returns the KeyHash of the key, or an error if Key returns an error.
-func (p *Public) KeyHash() ([32]byte, error) {
-	key, err := p.Key()
-	if err != nil {
-		return [32]byte{}, err
-	}
-	if p.Type == AlgECC {
-		curve, point, err := p.point() // on its curve, because Key has checked it
-		if head := spkiHead(curve); err == nil && head != "" {
-			return pointHash(head, point), nil
-		}
-	}
-	return KeyHash(key)
-}
-
-func pointHash(head string, point []byte) [32]byte {
-	var b [192]byte
-	return sha256.Sum256(append(append(b[:0], head...), point...))
-}
-
 // KeyHash returns the SHA-256 of a key's SubjectPublicKeyInfo (DER). The hub identifies an
 // endorsement key by this hash, which does not depend on the key's certificate or template.
 func KeyHash(key crypto.PublicKey) ([32]byte, error) {
@@ -295,7 +262,8 @@ func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 			if err != nil {
 				return [32]byte{}, fmt.Errorf("tcg: %w", err)
 			}
-			return pointHash(head, point), nil
+			var b [192]byte
+			return sha256.Sum256(append(append(b[:0], head...), point...)), nil
 		}
 	}
 	if k, ok := key.(*rsa.PublicKey); ok && k.E == 65537 && k.N.BitLen() == 2048 && k.N.Sign() > 0 {

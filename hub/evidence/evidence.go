@@ -14,7 +14,6 @@ package evidence
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -150,22 +149,18 @@ func (r *Request) parseEK(public, certificate []byte) (err error) {
 	if r.EK, err = tcg.ParsePublic(public); err != nil {
 		return malformed("ek-malformed", "The EK's public area cannot be read", err)
 	}
-	var unreadable error
-	if certificate != nil {
-		r.EKCertificate, unreadable = tcg.ParseEKCertificate(certificate)
-	}
-	if r.EKCertificate != nil {
-		// If both have the same ECC point, crypto/x509 has checked that it is on its curve, and Is
-		// saves a second decoding. For an RSA key, Key makes checks that crypto/x509 does not make.
-		if k, ok := r.EKCertificate.PublicKey.(*ecdsa.PublicKey); ok {
-			r.EK.Is(k)
-		}
-	}
-	if r.EKHash, err = r.EK.KeyHash(); err != nil {
+	key, err := r.EK.Key()
+	if err != nil {
 		return malformed("ek-malformed", "The EK is unusable", err)
 	}
-	if unreadable != nil {
-		return malformed("ek-certificate-malformed", "The EK certificate cannot be read", unreadable)
+	if r.EKHash, err = tcg.KeyHash(key); err != nil {
+		return malformed("ek-malformed", "The EK is unusable", err)
+	}
+	if certificate == nil {
+		return nil
+	}
+	if r.EKCertificate, err = tcg.ParseEKCertificate(certificate); err != nil {
+		return malformed("ek-certificate-malformed", "The EK certificate cannot be read", err)
 	}
 	return nil
 }

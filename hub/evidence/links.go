@@ -15,7 +15,6 @@ func (t *Trust) WithIntermediates(intermediates []*x509.Certificate) *Trust {
 		origins:       t.origins,
 		intermediates: t.intermediates.Clone(),
 		bySubject:     maps.Clone(t.bySubject),
-		canonicalName: t.canonicalName,
 		verified:      make(map[[32]byte][]*verifiedCA),
 	}
 	for _, c := range intermediates {

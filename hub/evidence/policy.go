@@ -323,7 +323,7 @@ func (rule *Rule) words() string {
 	if rule.FirmwareBelow != 0 {
 		about += fmt.Sprintf(" with firmware below %v", rule.FirmwareBelow)
 	}
-	s := about + [...]string{Refuse: " are refused", Ask: " must be approved by a person", Accept: " are accepted"}[rule.Then]
+	s := map[Action]string{Refuse: about + " are refused", Ask: about + " must be approved by a person", Accept: about + " are accepted"}[rule.Then]
 	if rule.Reason != "" {
 		s += " (reason: " + strings.TrimRight(rule.Reason, ". ") + ")"
 	}

@@ -23,7 +23,6 @@ type Trust struct {
 	roots         *x509.CertPool
 	intermediates *x509.CertPool
 	bySubject     map[string][]*x509.Certificate // roots and intermediates, by canonical subject
-	canonicalName map[string][]byte              // the subjects of the roots and intermediates that are not canonical
 
 	// verified caches CA certificates that chain to a root, so that only one signature must be
 	// verified for an EK certificate. The key is the SHA-256 of the CA certificate's DER.
@@ -54,29 +53,22 @@ func newTrust(a Anchors, bar func([]*x509.Certificate) error) (*Trust, error) {
 		roots:         x509.NewCertPool(),
 		intermediates: x509.NewCertPool(),
 		bySubject:     make(map[string][]*x509.Certificate),
-		canonicalName: make(map[string][]byte),
 		verified:      make(map[[32]byte][]*verifiedCA),
 	}
 	for _, c := range a.Roots {
 		if !c.IsCA {
 			return nil, fmt.Errorf("evidence: %q cannot be a root: it is not a CA certificate", c.Subject)
 		}
-		c = t.add(c)
+		c = canonical(c)
 		t.roots.AddCertWithConstraint(c, bar)
+		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
 	}
 	for _, c := range a.Intermediates {
-		t.intermediates.AddCert(t.add(c))
+		c = canonical(c)
+		t.intermediates.AddCert(c)
+		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
 	}
 	return t, nil
-}
-
-func (t *Trust) add(c *x509.Certificate) *x509.Certificate {
-	d := canonical(c)
-	t.bySubject[string(d.RawSubject)] = append(t.bySubject[string(d.RawSubject)], d)
-	if !same(d.RawSubject, c.RawSubject) {
-		t.canonicalName[string(c.RawSubject)] = d.RawSubject
-	}
-	return d
 }
 
 var (
@@ -112,10 +104,7 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
 	var sent []*x509.Certificate
 	best := errUntrusted
-	issuerName := t.canonicalName[string(leaf.Certificate.RawIssuer)]
-	if issuerName == nil {
-		issuerName = tcg.CanonicalName(leaf.Certificate.RawIssuer)
-	}
+	issuerName := tcg.CanonicalName(leaf.Certificate.RawIssuer)
 	try := func(candidates []*x509.Certificate) *verifiedCA {
 		for _, issuer := range candidates {
 			if !bytes.Equal(issuer.RawSubject, issuerName) {
