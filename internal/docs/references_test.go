@@ -46,7 +46,7 @@ func TestReferencesLeadToSections(t *testing.T) {
 				if suffix == ".md" {
 					for _, m := range within.FindAllSubmatch(line, -1) {
 						if !anchors[filepath.Base(path)][string(m[1])] {
-							t.Errorf("%s refers to its own #%s, which is no heading", path, m[1])
+							t.Errorf("%s refers to its own #%s, but has no such heading", path, m[1])
 						}
 					}
 				}
