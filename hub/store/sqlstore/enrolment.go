@@ -128,7 +128,7 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 	if e.CommonLinks {
 		v.share()
 	}
-	packed, wrote := v.pack(), false
+	packed, wrote := v.pack(s.db.Shared()), false
 	err := s.db.Write(ctx, func(c Conn) error {
 		return c.Then(upsertEnrolment, func(changed int64) (err error) {
 			if wrote = changed != 0; !wrote {

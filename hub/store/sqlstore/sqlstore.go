@@ -35,6 +35,9 @@ type DB interface {
 	Snapshot(ctx context.Context, run func(Conn) error) error
 	// Search is like Snapshot, for queries that find their rows by an index.
 	Search(ctx context.Context, run func(Conn) error) error
+	// Shared reports whether other processes may use the database, perhaps of earlier versions of
+	// the hub.
+	Shared() bool
 	// LastText returns an argument that is greater than every text in the database.
 	LastText() any
 }
