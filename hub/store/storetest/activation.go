@@ -105,7 +105,7 @@ var activationTests = []test{
 		f.must(err)
 		f.must(f.RenameDevice(f.ctx, f.owner.ID, d.ID, "renamed"))
 		f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"mine": "kept"}))
-		f.must(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"its": "kept"}))
+		f.must(f.patchDeviceMeta(d.ID, map[string]any{"its": "kept"}))
 
 		second := Machine{Name: "one", Request: "again"}.Enrolment(f.owner.ID, f.token.ID)
 		second.Firmware = "7.86"
