@@ -124,13 +124,11 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, change
 }
 
 // writeReportAnswer answers a report. The answer requests a boot measurement if the owner requested
-// a measurement, or if the clone detection needs a measurement.
+// a measurement before this report, or if the clone detection needs a measurement.
 func (s *Server) writeReportAnswer(w http.ResponseWriter, r *http.Request, d store.Device) error {
-	measure, err := s.cfg.Store.BootRequested(r.Context(), d.ID)
-	if err != nil {
-		return err
-	}
+	measure := d.BootRequested
 	if !measure {
+		var err error
 		if measure, err = s.mustMeasureAgain(r, d); err != nil {
 			return err
 		}

@@ -39,6 +39,8 @@ type Device struct {
 	LastSeenAddr string
 	Clone        string // a clone.State: says whether several machines run with this TPM's state
 	Deleted      bool
+	// BootRequested means that the owner has requested a boot measurement: see Boots.RequestBoot.
+	BootRequested bool
 }
 
 // DeviceFilter selects devices. An empty field does not restrict the selection.

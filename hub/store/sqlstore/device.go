@@ -10,7 +10,8 @@ import (
 const (
 	bareColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
-	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone`
+	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone,
+	(SELECT b.requested FROM boot_devices b WHERE b.device = d.id)`
 	// The last two columns, user_meta and device_meta, are slower to read than the others.
 	deviceColumns = bareColumns + `, d.user_meta, d.device_meta `
 )
@@ -120,6 +121,8 @@ func readBareDevice(r *Row) store.Device {
 		LastSeenAddr: r.text(),
 		Public:       r.bool(),
 		Clone:        r.text(),
+		// There is no row before the first boot measurement or request.
+		BootRequested: r.bool(),
 	}
 }
 
