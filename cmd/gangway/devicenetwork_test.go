@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"gangway/device/install/netfile"
+	"gangway/hub/store"
 )
 
 // The owner sets a device's network settings. If the settings have a mistake, the command returns
@@ -43,7 +44,11 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 		t.Errorf("the stored settings became %q", now)
 	}
 	d := only(t, h)
-	if err := h.Store.PatchDeviceMeta(t.Context(), d.ID, map[string]any{"gangway.network": "in force: automatic\nlast change: \x1b[2Jfrom the hub, dropped\n"}); err != nil {
+	patch, err := store.NewMetaPatch(map[string]any{"gangway.network": "in force: automatic\nlast change: \x1b[2Jfrom the hub, dropped\n"})
+	if err == nil {
+		err = h.Store.PatchDeviceMeta(t.Context(), d.ID, patch)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	out, _, err := run("", "device", "network", nick)

@@ -65,6 +65,15 @@ func (s *Server) deviceView(ctx context.Context, d store.Device) (DeviceView, er
 	return view, err
 }
 
+// ownView returns the view of the calling device.
+func (s *Server) ownView(ctx context.Context, d store.Device) (DeviceView, error) {
+	d, err := s.withMeta(ctx, d)
+	if err != nil {
+		return DeviceView{}, err
+	}
+	return s.deviceView(ctx, d)
+}
+
 func viewDevice(d store.Device, ownerNick string) DeviceView {
 	view := DeviceView{
 		ID: d.ID, PRN: wire.DevicePRN + d.ID, Nick: d.Nick,
@@ -91,7 +100,7 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
-		view, err := s.deviceView(r.Context(), *c.Device)
+		view, err := s.ownView(r.Context(), *c.Device)
 		if err != nil {
 			return err
 		}
@@ -199,7 +208,7 @@ func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.
 	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
-	view, err := s.deviceView(r.Context(), d)
+	view, err := s.ownView(r.Context(), d)
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,23 @@ func readMeta(r *http.Request) (map[string]any, error) {
 	return m, readJSON(r, &m)
 }
 
+// readMetaPatch reads a patch to device-meta. Devices send one every minute, so it does not decode
+// the usual ones.
+func readMetaPatch(r *http.Request) (store.MetaPatch, error) {
+	body, err := readBody(r)
+	if err != nil {
+		return store.MetaPatch{}, err
+	}
+	if p, ok := store.ReadMetaPatch(body); ok {
+		return p, nil
+	}
+	var m map[string]any
+	if err := strictjson.Decode(body, &m); err != nil {
+		return store.MetaPatch{}, badBody(err)
+	}
+	return store.NewMetaPatch(m)
+}
+
 func dropNulls(m map[string]any) map[string]any {
 	maps.DeleteFunc(m, func(_ string, v any) bool { return v == nil })
 	return m
@@ -69,14 +86,26 @@ func (s *Server) putUserMeta(w http.ResponseWriter, r *http.Request) error {
 
 // putDeviceMeta and patchDeviceMeta are for the device itself, not for its owner.
 func (s *Server) putDeviceMeta(w http.ResponseWriter, r *http.Request) error {
-	return s.changeDeviceMeta(w, r, true)
+	return s.changeDeviceMeta(w, r, func(d store.Device) error {
+		m, err := readMeta(r)
+		if err != nil {
+			return err
+		}
+		return s.cfg.Store.ReplaceDeviceMeta(r.Context(), d.ID, dropNulls(m))
+	})
 }
 
 func (s *Server) patchDeviceMeta(w http.ResponseWriter, r *http.Request) error {
-	return s.changeDeviceMeta(w, r, false)
+	return s.changeDeviceMeta(w, r, func(d store.Device) error {
+		patch, err := readMetaPatch(r)
+		if err != nil {
+			return err
+		}
+		return s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, patch)
+	})
 }
 
-func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole bool) error {
+func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, change func(store.Device) error) error {
 	d := deviceOf(r)
 	if r.PathValue("id") != d.ID {
 		return store.ErrNotFound
@@ -84,16 +113,7 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	if err := requireOwner(d); err != nil {
 		return err
 	}
-	m, err := readMeta(r)
-	if err != nil {
-		return err
-	}
-	if whole {
-		err = s.cfg.Store.ReplaceDeviceMeta(r.Context(), d.ID, dropNulls(m))
-	} else {
-		err = s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, m)
-	}
-	if err != nil {
+	if err := change(d); err != nil {
 		return err
 	}
 	s.countDeviceMetaReport(r, d)
@@ -104,13 +124,11 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 }
 
 // writeReportAnswer answers a report. The answer requests a boot measurement if the owner requested
-// a measurement, or if the clone detection needs a measurement.
+// a measurement before this report, or if the clone detection needs a measurement.
 func (s *Server) writeReportAnswer(w http.ResponseWriter, r *http.Request, d store.Device) error {
-	measure, err := s.cfg.Store.BootRequested(r.Context(), d.ID)
-	if err != nil {
-		return err
-	}
+	measure := d.BootRequested
 	if !measure {
+		var err error
 		if measure, err = s.mustMeasureAgain(r, d); err != nil {
 			return err
 		}
@@ -161,15 +179,15 @@ func expectedMeta(r *http.Request) (was map[string]any, err error) {
 // reportMeta merges a device's report into the device's device-meta. It also records that the
 // device was seen.
 func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
-	var patch map[string]any
-	if err := readJSON(r, &patch); err != nil {
+	patch, err := readMetaPatch(r)
+	if err != nil {
 		return err
 	}
 	d := deviceOf(r)
 	if err := requireOwner(d); err != nil {
 		return err
 	}
-	if len(patch) > 0 {
+	if !patch.Empty() {
 		if err := s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, patch); err != nil {
 			return err
 		}

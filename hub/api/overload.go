@@ -2,6 +2,7 @@ package api
 
 import (
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"runtime"
@@ -28,7 +29,16 @@ const (
 // shares bounds the running requests, in eighths of the capacity. A request is admitted only if the
 // number of running requests stays within the share of its urgency. So the last quarter
 // of the capacity is only for onboarding.
+//
+// These are the bounds of a hub that is overloaded for longer than a stall: see the type overload.
 var shares = map[urgency]int64{onboardingFirst: 8, ordinary: 6, heartbeat: 4}
+
+// stalls says how long requests may exceed their shares by the factor stallFactor. Onboarding may
+// do so for longest. So when more requests arrive than the hub can serve, the surplus of heartbeats
+// has ended before the hub refuses onboarding requests.
+var stalls = map[urgency]time.Duration{onboardingFirst: 2 * time.Second, ordinary: 1500 * time.Millisecond, heartbeat: time.Second}
+
+const stallFactor = 8
 
 // urgencyOf returns the urgency of a route's requests.
 func urgencyOf(rt *route) urgency {
@@ -57,10 +67,17 @@ var alwaysAdmitted = map[string]bool{
 // overload bounds the requests that run at the same time, and tells the clients of refused requests
 // when to try again. After a power cut, all devices of a site contact the hub at the same time. The
 // hub spreads their next requests over the time that it needs to serve all of them.
+//
+// Many running requests alone do not mean that the hub is overloaded. While a garbage collection,
+// a checkpoint of the database or another program stalls the hub for 100 ms, the reports of a large
+// fleet fill the capacity, although the hub can serve all of them within the next second. So the
+// hub refuses the requests beyond the shares only if it has not been calm for the time of a stall.
+// An overloaded hub does not become calm before most of its requests have ended.
 type overload struct {
 	capacity int64
 	running  atomic.Int64
 	served   atomic.Int64 // requests that were served in the current second
+	calm     atomic.Int64 // when at most an eighth of the capacity was last in use, in Unix nanoseconds
 
 	mu      sync.Mutex
 	second  int64         // guarded by mu: the current second, in Unix time
@@ -80,7 +97,11 @@ func defaultCapacity() int { return perCPU * runtime.GOMAXPROCS(0) }
 // enter reports whether a request may run. If it returns true, the caller must call the method
 // `leave` when the request has ended.
 func (o *overload) enter(u urgency, now time.Time) bool {
-	if o.running.Add(1) <= o.capacity*shares[u]/8 {
+	running, share := o.running.Add(1), o.capacity*shares[u]/8
+	if running <= o.capacity/8 {
+		o.calm.Store(now.UnixNano())
+	}
+	if running <= share || running <= stallFactor*share && o.stalled(now) < stalls[u] {
 		return true
 	}
 	o.running.Add(-1)
@@ -89,6 +110,15 @@ func (o *overload) enter(u urgency, now time.Time) bool {
 	o.tick(now)
 	o.refused++
 	return false
+}
+
+// stalled returns for how long the hub has not been calm. If the clock was set back since then, the
+// result is the longest duration.
+func (o *overload) stalled(now time.Time) time.Duration {
+	if d := now.UnixNano() - o.calm.Load(); d >= 0 {
+		return time.Duration(d)
+	}
+	return math.MaxInt64
 }
 
 func (o *overload) leave() {

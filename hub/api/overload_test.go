@@ -25,6 +25,10 @@ func TestOverloadRefusesHeartbeatsFirstAndOnboardingLast(t *testing.T) {
 	} {
 		o, n := overload{capacity: 8}, 0
 		u := urgencyOf(routeNamed(t, tc.route))
+		if u != always {
+			o.enter(u, now.Add(-2*time.Second)) // since then, the hub is not calm
+			n++
+		}
 		for range 100 {
 			if u == always || o.enter(u, now) {
 				n++
@@ -35,7 +39,8 @@ func TestOverloadRefusesHeartbeatsFirstAndOnboardingLast(t *testing.T) {
 		}
 	}
 	o := overload{capacity: 8}
-	for range 4 {
+	o.enter(heartbeat, now.Add(-2*time.Second))
+	for range 3 {
 		o.enter(heartbeat, now)
 	}
 	if o.enter(heartbeat, now) || !o.enter(ordinary, now) || !o.enter(onboardingFirst, now) {
@@ -45,6 +50,60 @@ func TestOverloadRefusesHeartbeatsFirstAndOnboardingLast(t *testing.T) {
 	o.leave()
 	if o.enter(heartbeat, now) != false || o.enter(ordinary, now) != true {
 		t.Error("the shares are not for a class and all less important ones together")
+	}
+}
+
+// A hub that does nothing for most of a second, and then serves the requests that have arrived in
+// the meantime, refuses none of them.
+func TestStallIsNoOverload(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1e9, 0)
+	o := overload{capacity: 256}
+	for range 3 {
+		for range 1000 {
+			if !o.enter(heartbeat, now) {
+				t.Fatalf("refused at %v, with %d running", now, o.running.Load())
+			}
+			now = now.Add(900 * time.Microsecond)
+		}
+		for range 1000 {
+			o.leave()
+		}
+	}
+	// The bound for a stall is not unlimited, and the clock may be set back.
+	for range 32 {
+		o.enter(heartbeat, now)
+	}
+	o.running.Store(1024)
+	if o.enter(heartbeat, now) || !o.enter(ordinary, now) || !o.enter(onboardingFirst, now) || o.enter(onboardingFirst, now.Add(-time.Hour)) {
+		t.Error("a stalled hub admits too many or too few requests")
+	}
+}
+
+// If heartbeats arrive twice as fast as the hub serves them, the hub refuses the surplus after the
+// time of a stall. It never refuses onboarding, also not at the end of that time.
+func TestLastingOverloadIsNoStall(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1e9, 0)
+	o := overload{capacity: 256}
+	most := int64(0)
+	for ms := range 20_000 {
+		for range 4 {
+			o.enter(heartbeat, now)
+		}
+		if ms%100 == 0 && !o.enter(onboardingFirst, now) {
+			t.Fatalf("after %d ms, the hub refused to onboard, with %d running", ms, o.running.Load())
+		}
+		if ms > 2500 {
+			most = max(most, o.running.Load())
+		}
+		for range min(2, o.running.Load()) {
+			o.leave()
+		}
+		now = now.Add(time.Millisecond)
+	}
+	if most > 140 {
+		t.Errorf("%d requests ran at the same time, although heartbeats may only use 128", most)
 	}
 }
 
@@ -76,19 +135,22 @@ func TestDevicesComeBackSpreadOutAfterAPowerCut(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1e9, 0)
 	o := overload{capacity: 800}
+	for range 800 {
+		o.enter(onboardingFirst, now.Add(-2*time.Second))
+	}
 	for range 10 { // seconds
-		for range 800 {
-			o.enter(onboardingFirst, now)
-		}
 		for range 9000 {
 			if o.enter(heartbeat, now) {
 				t.Fatal("the hub is not full")
 			}
 		}
-		for range 800 {
+		for range 600 {
 			o.leave()
 		}
-		o.served.Add(200)
+		for range 600 {
+			o.enter(onboardingFirst, now)
+		}
+		o.served.Add(400)
 		now = now.Add(time.Second)
 	}
 	spread := func(u urgency) (first, last, busiest int) {

@@ -543,6 +543,7 @@ func (s *fake) DeviceByCertificate(_ context.Context, idevid store.Hash) (found 
 		for _, d := range s.devices {
 			if d.IDevIDHash == idevid && !d.Deleted {
 				found = d
+				found.UserMeta, found.DeviceMeta = nil, nil
 				return nil
 			}
 		}

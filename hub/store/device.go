@@ -39,6 +39,8 @@ type Device struct {
 	LastSeenAddr string
 	Clone        string // a clone.State: says whether several machines run with this TPM's state
 	Deleted      bool
+	// BootRequested means that the owner has requested a boot measurement: see Boots.RequestBoot.
+	BootRequested bool
 }
 
 // DeviceFilter selects devices. An empty field does not restrict the selection.
@@ -58,7 +60,8 @@ type Devices interface {
 	Device(ctx context.Context, id string) (Device, error)
 	// DeviceByCertificate finds the device whose Active enrolment has an IDevID certificate with
 	// this SHA-256, unless the device was deleted. It must be fast, because the hub calls it for
-	// every request of a device.
+	// every request of a device. So it returns the device without its metadata: UserMeta,
+	// DeviceMeta and Unreadable are nil.
 	DeviceByCertificate(ctx context.Context, idevid Hash) (Device, error)
 	DeviceByNick(ctx context.Context, owner, nick string) (Device, error)
 	// Devices lists at most `limit` devices of an owner (0: 100; at most 1000) that are not

@@ -46,7 +46,7 @@ func (e *MetaError) Unwrap() error { return e.Err }
 type Metadata interface {
 	// PatchDeviceMeta merges `patch` into the device-meta: it sets each top-level key of `patch`,
 	// or deletes the key if its value is nil.
-	PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error
+	PatchDeviceMeta(ctx context.Context, id string, patch MetaPatch) error
 	// PatchUserMeta merges `patch` into the user-meta of an owner's device, as PatchDeviceMeta
 	// does.
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
@@ -57,6 +57,104 @@ type Metadata interface {
 	SwapUserMeta(ctx context.Context, owner, id string, was, patch map[string]any) error
 	ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error
 	ReplaceUserMeta(ctx context.Context, owner, id string, meta map[string]any) error
+}
+
+// MetaPatch is a change of metadata: a value for some top-level keys, or null for a key to delete.
+// The zero value changes nothing.
+type MetaPatch struct {
+	text    string // as EncodeMeta returns it; empty: no change
+	members []strictjson.Member
+	plain   bool // `members` has the members of the text
+}
+
+// NewMetaPatch returns the change with these values; nil deletes a key. Errors: see EncodeMeta.
+func NewMetaPatch(m map[string]any) (MetaPatch, error) {
+	text, err := EncodeMeta(m)
+	if err != nil || len(m) == 0 {
+		return MetaPatch{}, err
+	}
+	p := MetaPatch{text: text}
+	p.members, _, p.plain = strictjson.Members(text)
+	return p, nil
+}
+
+// ReadMetaPatch returns the change with the values in a JSON object. It is much faster than
+// strictjson.Decode and NewMetaPatch, which accept the same texts and more: if `ok` is false, the
+// caller must use them.
+func ReadMetaPatch(text []byte) (p MetaPatch, ok bool) {
+	if p.members, p.text, p.plain = strictjson.Members(string(text)); !p.plain || len(p.text) > MaxMeta {
+		return MetaPatch{}, false
+	}
+	if len(p.members) == 0 {
+		p.text = ""
+	}
+	return p, true
+}
+
+// Empty reports whether the patch changes nothing.
+func (p MetaPatch) Empty() bool { return p.text == "" }
+
+// Merge merges the patch into the JSON object `text` and returns the result, with sorted names. The
+// numbers and strings of other keys stay the same, byte for byte. If `text` is not a JSON object,
+// Merge merges into an empty object instead.
+func (p MetaPatch) Merge(text string) (string, error) {
+	if p.plain {
+		if members, _, ok := strictjson.Members(text); ok {
+			return mergeMembers(members, p.members), nil
+		}
+	}
+	m, changes := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	if err := json.Unmarshal([]byte(text), &m); err != nil || m == nil {
+		m = map[string]json.RawMessage{}
+	}
+	if p.text != "" {
+		if err := json.Unmarshal([]byte(p.text), &changes); err != nil {
+			return "", fmt.Errorf("store: decode the change of the metadata: %w", err)
+		}
+	}
+	for name, value := range changes {
+		if string(value) == "null" {
+			delete(m, name)
+		} else {
+			m[name] = value
+		}
+	}
+	merged, err := CompactJSON(m)
+	if err != nil {
+		return "", fmt.Errorf("store: encode the merged metadata: %w", err)
+	}
+	return merged, nil
+}
+
+// mergeMembers returns the JSON object with the members of two sorted lists. Members in `changes`
+// replace members in `old`.
+func mergeMembers(old, changes []strictjson.Member) string {
+	size := len("{}")
+	for _, list := range [][]strictjson.Member{old, changes} {
+		for _, m := range list {
+			size += len(m.Name) + len(`"":,`) + len(m.Value)
+		}
+	}
+	b := append(make([]byte, 0, size), '{')
+	for len(old) > 0 || len(changes) > 0 {
+		var next strictjson.Member
+		if len(changes) == 0 || len(old) > 0 && old[0].Name < changes[0].Name {
+			next, old = old[0], old[1:]
+		} else {
+			if len(old) > 0 && old[0].Name == changes[0].Name {
+				old = old[1:]
+			}
+			next, changes = changes[0], changes[1:]
+			if next.Value == "null" {
+				continue
+			}
+		}
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = append(append(append(append(b, '"'), next.Name...), `":`...), next.Value...)
+	}
+	return string(append(b, '}'))
 }
 
 // EncodeMeta encodes metadata as compact JSON; empty metadata becomes "{}". Errors: *MetaError,

@@ -138,12 +138,14 @@ func TestConnectedDevices(t *testing.T) {
 	}
 	var idle, before, reports, cpu, own, ownMemory float64
 	var p50, p99, late float64
-	for _, f := range fleets {
+	for i, f := range fleets {
 		r := f.end(t)
 		starved += f.hub.starved()
+		t.Logf("hub %d: %d of %d reports, errors %v, missed %v; p50 %.1f ms, p99 %.1f ms, longest %.0f ms; CPU %.3f ms for each report, %.2f CPUs",
+			i+1, r.Total.OK, r.Total.Scheduled, r.Kinds[0].Errors, r.Kinds[0].Missed, r.Total.Latency.P50, r.Total.Latency.P99, r.Total.Latency.Max, 1000*r.HubProcess.CPU/float64(r.Total.OK), r.HubProcess.CPU/size.measure.Seconds())
 		if r.Preparation.Connected != f.devices || !r.AsExpected() || r.Total.Reconnects != 0 {
-			t.Errorf("%d of %d devices were connected; %d of %d reports, errors %v, missed %v, %d connections were opened again",
-				r.Preparation.Connected, f.devices, r.Total.OK, r.Total.Scheduled, r.Kinds[0].Errors, r.Kinds[0].Missed, r.Total.Reconnects)
+			t.Errorf("hub %d: %d of %d devices were connected; %d of %d reports; %d connections were opened again",
+				i+1, r.Preparation.Connected, f.devices, r.Total.OK, r.Total.Scheduled, r.Total.Reconnects)
 		}
 		before, idle = before+float64(r.Preparation.HubBefore.RSS), idle+float64(r.Preparation.HubIdle.RSS)
 		reports, cpu, own = reports+float64(r.Total.OK), cpu+r.HubProcess.CPU, own+r.Generator.CPU

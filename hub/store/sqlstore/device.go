@@ -7,16 +7,20 @@ import (
 	"gangway/hub/store"
 )
 
-// The last two columns, user_meta and device_meta, are slower to read than the others.
-const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
+const (
+	bareColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
-	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta `
+	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone,
+	(SELECT b.requested FROM boot_devices b WHERE b.device = d.id)`
+	// The last two columns, user_meta and device_meta, are slower to read than the others.
+	deviceColumns = bareColumns + `, d.user_meta, d.device_meta `
+)
 
 var (
 	selectDevice = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.id = ? AND d.deleted = 0`)
 	// CROSS JOIN makes SQLite read the row of enrolments first.
-	selectDeviceByIDevID = prepared(deviceColumns + `FROM enrolments e CROSS JOIN devices d
+	selectDeviceByIDevID = prepared(bareColumns + ` FROM enrolments e CROSS JOIN devices d
 		ON d.id = e.device AND d.enrolment = e.id
 		WHERE e.idevid_hash = ? AND e.state = 'a' AND d.deleted = 0`)
 	selectDevices = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
@@ -42,21 +46,21 @@ var (
 
 // Device implements store.Devices.
 func (s *Store) Device(ctx context.Context, id string) (store.Device, error) {
-	return s.oneDevice(ctx, selectDevice, id)
+	return s.oneDevice(ctx, readDevice, selectDevice, id)
 }
 
 // DeviceByCertificate implements store.Devices.
 func (s *Store) DeviceByCertificate(ctx context.Context, idevid store.Hash) (store.Device, error) {
-	return s.oneDevice(ctx, selectDeviceByIDevID, idevid[:])
+	return s.oneDevice(ctx, readBareDevice, selectDeviceByIDevID, idevid[:])
 }
 
-func (s *Store) oneDevice(ctx context.Context, query *Statement, args ...any) (d store.Device, err error) {
+func (s *Store) oneDevice(ctx context.Context, read func(*Row) store.Device, query *Statement, args ...any) (d store.Device, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
 		r, err := one(c, query, args...)
 		if err != nil {
 			return err
 		}
-		d = readDevice(&r)
+		d = read(&r)
 		return nil
 	})
 	if err != nil {
@@ -90,7 +94,14 @@ func (s *Store) manyDevices(ctx context.Context, query *Statement, args ...any) 
 }
 
 func readDevice(r *Row) store.Device {
-	d := store.Device{
+	d := readBareDevice(r)
+	setMetas(&d, r.text(), r.text())
+	return d
+}
+
+// readBareDevice reads a device without its metadata.
+func readBareDevice(r *Row) store.Device {
+	return store.Device{
 		ID:           r.text(),
 		Nick:         r.text(),
 		Owner:        r.text(),
@@ -110,9 +121,9 @@ func readDevice(r *Row) store.Device {
 		LastSeenAddr: r.text(),
 		Public:       r.bool(),
 		Clone:        r.text(),
+		// There is no row before the first boot measurement or request.
+		BootRequested: r.bool(),
 	}
-	setMetas(&d, r.text(), r.text())
-	return d
 }
 
 // setMetas decodes a device's user-meta and device-meta from their columns.

@@ -1,7 +1,6 @@
 package sqlstore
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -40,16 +39,20 @@ func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
 }
 
 var (
-	selectDeviceMeta = prepared(`SELECT device_meta, owner, nick, user_meta, device_meta FROM devices WHERE id = ? AND deleted = 0`)
+	selectDeviceMeta = prepared(`SELECT owner, nick, user_meta, device_meta FROM devices WHERE id = ? AND deleted = 0`)
 	updateDeviceMeta = prepared(`UPDATE devices SET device_meta = ? WHERE id = ?`)
-	selectUserMeta   = prepared(`SELECT user_meta, owner, nick, user_meta, device_meta FROM devices WHERE id = ? AND deleted = 0 AND owner = ?`)
+	selectUserMeta   = prepared(`SELECT owner, nick, user_meta, device_meta FROM devices WHERE id = ? AND deleted = 0 AND owner = ?`)
 	updateUserMeta   = prepared(`UPDATE devices SET user_meta = ? WHERE id = ?`)
 )
 
 // PatchDeviceMeta implements store.Metadata.
-func (s *Store) PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error {
-	return s.patchMeta(ctx, nil, patch, updateDeviceMeta, id, func(c Conn) (Row, bool, error) {
-		return c.One(selectDeviceMeta, id)
+func (s *Store) PatchDeviceMeta(ctx context.Context, id string, patch store.MetaPatch) error {
+	return s.db.Write(ctx, func(c Conn) error {
+		r, err := one(c, selectDeviceMeta, id)
+		if err != nil {
+			return err
+		}
+		return patchMeta(c, readIndexed(&r), deviceMetaOf, patch, updateDeviceMeta, id)
 	})
 }
 
@@ -60,48 +63,47 @@ func (s *Store) PatchUserMeta(ctx context.Context, owner, id string, patch map[s
 
 // SwapUserMeta implements store.Metadata.
 func (s *Store) SwapUserMeta(ctx context.Context, owner, id string, was, patch map[string]any) error {
-	return s.patchMeta(ctx, was, patch, updateUserMeta, id, func(c Conn) (Row, bool, error) {
-		return c.One(selectUserMeta, id, owner)
-	})
-}
-
-func (s *Store) patchMeta(ctx context.Context, expected, patch map[string]any, update *Statement, id string,
-	current func(Conn) (Row, bool, error)) error {
-	text, err := store.EncodeMeta(patch)
+	change, err := store.NewMetaPatch(patch)
 	if err != nil {
 		return err
 	}
 	return s.db.Write(ctx, func(c Conn) error {
-		r, ok, err := current(c)
+		r, err := one(c, selectUserMeta, id, owner)
 		if err != nil {
 			return err
 		}
-		if !ok {
-			return store.ErrNotFound
-		}
-		before := r.text()
-		if err := stillHas(before, expected); err != nil {
+		now := readIndexed(&r)
+		if err := stillHas(now.userMeta, was); err != nil {
 			return err
 		}
-		was := indexed{words{owner: r.text(), nick: r.text()}, r.text(), r.text()}
-		after, err := mergeMeta(before, text)
-		if err != nil || after == before {
-			return err
-		}
-		if len(after) > store.MaxMeta && len(after) > len(before) {
-			return store.ErrTooLarge
-		}
-		if err = c.Do(update, after, id); err != nil || was.owner == "" {
-			return err
-		}
-		is := was
-		if update == updateUserMeta {
-			is.userMeta = after
-		} else {
-			is.deviceMeta = after
-		}
-		return was.move(c, is)
+		return patchMeta(c, now, userMetaOf, change, updateUserMeta, id)
 	})
+}
+
+func readIndexed(r *Row) indexed {
+	return indexed{words{owner: r.text(), nick: r.text()}, r.text(), r.text()}
+}
+
+func userMetaOf(i *indexed) *string   { return &i.userMeta }
+func deviceMetaOf(i *indexed) *string { return &i.deviceMeta }
+
+// patchMeta merges a patch into the half of a device's metadata that the function `half` returns,
+// and writes the result with the statement `update`.
+func patchMeta(c Conn, was indexed, half func(*indexed) *string, patch store.MetaPatch, update *Statement, id string) error {
+	before := *half(&was)
+	after, err := patch.Merge(before)
+	if err != nil || after == before {
+		return err
+	}
+	if len(after) > store.MaxMeta && len(after) > len(before) {
+		return store.ErrTooLarge
+	}
+	if err = c.Do(update, after, id); err != nil || was.owner == "" {
+		return err
+	}
+	is := was
+	*half(&is) = after
+	return was.move(c, is)
 }
 
 // stillHas checks that each key in `expected` has the expected value in the JSON object `text`. If
@@ -129,29 +131,4 @@ func stillHas(text string, expected map[string]any) error {
 		}
 	}
 	return nil
-}
-
-// mergeMeta merges the JSON object `patch` into the JSON object `text` and returns the result. A
-// member of `patch` that is null deletes the key. The values of other keys stay the same, byte for
-// byte. If `text` is not a JSON object, mergeMeta merges into an empty object instead.
-func mergeMeta(text, patch string) (string, error) {
-	m, changes := map[string]json.RawMessage{}, map[string]json.RawMessage{}
-	if err := json.Unmarshal([]byte(text), &m); err != nil || m == nil {
-		m = map[string]json.RawMessage{}
-	}
-	if err := json.Unmarshal([]byte(patch), &changes); err != nil {
-		return "", fmt.Errorf("store: decode the change of the metadata: %w", err)
-	}
-	for name, value := range changes {
-		if bytes.Equal(value, []byte("null")) {
-			delete(m, name)
-		} else {
-			m[name] = value
-		}
-	}
-	merged, err := store.CompactJSON(m)
-	if err != nil {
-		return "", fmt.Errorf("store: encode the merged metadata: %w", err)
-	}
-	return merged, nil
 }

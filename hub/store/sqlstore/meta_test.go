@@ -6,12 +6,13 @@ import (
 	"testing"
 
 	"gangway/hub/store"
+	"gangway/internal/strictjson"
 )
 
 func TestNumbersInAMetaStayAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
 	before := `{"big":9007199254740993,"gone":1,"price":0.10}`
-	after, err := mergeMeta(before, `{"gone":null,"new":"<&>","small":-1E-7}`)
+	after, err := merge(t, before, `{"gone":null,"new":"<&>","small":-1E-7}`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,8 +44,29 @@ func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 		if got, err := store.EncodeMeta(m); err != nil || got != c.want || fmt.Sprint(unreadable) != c.unreadable {
 			t.Errorf("%.40s is read as %s without %v (%v)", c.text, got, unreadable, err)
 		}
-		if after, err := mergeMeta(c.text, c.patch); err != nil || after != c.after {
+		if after, err := merge(t, c.text, c.patch); err != nil || after != c.after {
 			t.Errorf("%.40s with %s is %.60s (%v)", c.text, c.patch, after, err)
 		}
 	}
+}
+
+// merge merges a patch into metadata, and checks that the patch has the same effect if the hub need
+// not decode it.
+func merge(t *testing.T, text, patch string) (string, error) {
+	t.Helper()
+	var m map[string]any
+	if err := strictjson.Decode([]byte(patch), &m); err != nil {
+		t.Fatal(err)
+	}
+	decoded, err := store.NewMetaPatch(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := decoded.Merge(text)
+	if read, ok := store.ReadMetaPatch([]byte(patch)); ok {
+		if same, err2 := read.Merge(text); same != after || (err == nil) != (err2 == nil) {
+			t.Errorf("%.40s with %s is %.60s (%v), and without decoding %.60s (%v)", text, patch, after, err, same, err2)
+		}
+	}
+	return after, err
 }

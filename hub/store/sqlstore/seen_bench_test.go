@@ -33,7 +33,7 @@ func fleetOf(b *testing.B, n int) (s *sqlite.Store, ids []string) {
 		if _, err := s.CreateDevice(ctx, d, store.Hash{1}); err != nil {
 			b.Fatal(err)
 		}
-		if err := s.PatchDeviceMeta(ctx, d.ID, report(0)); err != nil {
+		if err := s.PatchDeviceMeta(ctx, d.ID, report(b, 0)); err != nil {
 			b.Fatal(err)
 		}
 		ids = append(ids, d.ID)
@@ -43,7 +43,8 @@ func fleetOf(b *testing.B, n int) (s *sqlite.Store, ids []string) {
 
 // report returns device-meta as in an agent's report. Some values depend on `n`, the number of the
 // report.
-func report(n int) map[string]any {
+func report(b *testing.B, n int) store.MetaPatch {
+	b.Helper()
 	m := map[string]any{"sysinfo": map[string]any{"uptime": n, "loads.0": n * 3, "freeram": 1 << 30, "procs": 200, "totalram": 1 << 33},
 		"storage": map[string]any{"free": 1<<35 - n, "total": 1 << 36, "reserved": 0, "real_free": 1 << 35}}
 	for i := range 20 {
@@ -52,7 +53,11 @@ func report(n int) map[string]any {
 	for i := range 3 {
 		m[fmt.Sprint("interfaces.eth", i)] = []any{"192.0.2.1/24", "2001:db8::1/64", "fe80::1/64"}
 	}
-	return m
+	patch, err := store.NewMetaPatch(m)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return patch
 }
 
 func spent(b *testing.B) time.Duration {
@@ -87,7 +92,7 @@ func BenchmarkReport(b *testing.B) {
 	used := spent(b)
 	b.ResetTimer()
 	for n := range b.N {
-		if err := s.PatchDeviceMeta(context.Background(), ids[n%len(ids)], report(n)); err != nil {
+		if err := s.PatchDeviceMeta(context.Background(), ids[n%len(ids)], report(b, n)); err != nil {
 			b.Fatal(err)
 		}
 	}

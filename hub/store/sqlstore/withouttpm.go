@@ -271,7 +271,7 @@ func (s *Store) changeDevice(ctx context.Context, change *Statement, args ...any
 
 // DeviceByNick implements store.Devices.
 func (s *Store) DeviceByNick(ctx context.Context, owner, nick string) (store.Device, error) {
-	return s.oneDevice(ctx, selectDeviceByNick, owner, nick)
+	return s.oneDevice(ctx, readDevice, selectDeviceByNick, owner, nick)
 }
 
 // FindDevices implements store.Devices.

@@ -77,6 +77,11 @@ func firstBootIsLearnt(f *fixture) {
 		got, err := f.BootRequested(f.ctx, d.ID)
 		f.must(err)
 		equal(f, "requested", got, want)
+		byID, err := f.Device(f.ctx, d.ID)
+		f.must(err)
+		byCertificate, err := f.DeviceByCertificate(f.ctx, d.IDevIDHash)
+		f.must(err)
+		equal(f, "requested, in the device", []bool{byID.BootRequested, byCertificate.BootRequested}, []bool{want, want})
 	}
 	asked(false)
 	f.must(f.RequestBoot(f.ctx, d.ID))

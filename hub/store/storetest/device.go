@@ -93,9 +93,9 @@ var metaTests = []test{
 	{"DeviceHalf", func(f *fixture) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		testPatches(f, d.ID, func(patch map[string]any) error {
-			return f.PatchDeviceMeta(f.ctx, d.ID, patch)
+			return f.patchDeviceMeta(d.ID, patch)
 		}, func(d store.Device) (patched, untouched map[string]any) { return d.DeviceMeta, d.UserMeta })
-		f.refused(f.PatchDeviceMeta(f.ctx, ID("nothing"), map[string]any{"a": 1}), store.ErrNotFound)
+		f.refused(f.patchDeviceMeta(ID("nothing"), map[string]any{"a": 1}), store.ErrNotFound)
 	}},
 	{"OwnersHalf", func(f *fixture) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
@@ -123,7 +123,7 @@ var metaTests = []test{
 	{"OfADeletedDeviceIsNotFound", func(f *fixture) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
-		f.refused(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"a": 1}), store.ErrNotFound)
+		f.refused(f.patchDeviceMeta(d.ID, map[string]any{"a": 1}), store.ErrNotFound)
 		f.refused(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"a": 1}), store.ErrNotFound)
 	}},
 	{"WhatNoAnswerCouldContainIsRefused", metaThatCannotBeShown},
@@ -131,7 +131,7 @@ var metaTests = []test{
 	{"BoundHoldsForWhatIsThereAfterwards", metaBound},
 	{"WhatIsNoJSONIsRefused", func(f *fixture) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
-		if err := f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"a": func() {}}); err == nil {
+		if err := f.patchDeviceMeta(d.ID, map[string]any{"a": func() {}}); err == nil {
 			f.Fatal("a function was stored")
 		}
 		if err := f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"a": make(chan int)}); err == nil {

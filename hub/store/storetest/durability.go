@@ -16,7 +16,7 @@ var durabilityTests = []struct {
 		f.must(f.CreateSession(f.ctx, ses, f.owner.PasswordHash))
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"berth": "north"}))
-		f.must(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"load": 0.5}))
+		f.must(f.patchDeviceMeta(d.ID, map[string]any{"load": 0.5}))
 		gone := f.onboard(Machine{Name: "two"}, f.token)
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, gone.ID, Epoch))
 		pending := f.begin(Machine{Name: "three"}, f.token)

@@ -185,14 +185,14 @@ func metaIsFoundAsWritten(f *fixture) {
 	finds("Site", "oslo", false) // case matters in names
 	// If both the user-meta and the device-meta have the same member, a search finds the device
 	// until neither has it any more.
-	f.must(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"site": "oslo", "uptime": 12345, "up": "1 day", "ok": false}))
+	f.must(f.patchDeviceMeta(d.ID, map[string]any{"site": "oslo", "uptime": 12345, "up": "1 day", "ok": false}))
 	finds("up", "1 day", true)
 	finds("ok", "false", true)
 	finds("uptime", "12345", false) // numbers in the device-meta are not indexed
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"site": "bergen"}))
 	finds("site", "oslo", true)
 	finds("site", "bergen", true)
-	f.must(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"site": nil}))
+	f.must(f.patchDeviceMeta(d.ID, map[string]any{"site": nil}))
 	finds("site", "oslo", false)
 	f.must(f.ReplaceUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"site": "bodø"}))
 	finds("site", "bergen", false)

@@ -136,7 +136,10 @@ func (m *fleetModel) meta(t *rapid.T) {
 	case 0:
 		err = m.PatchUserMeta(m.ctx, owner, id, patch)
 	case 1:
-		err = m.PatchDeviceMeta(m.ctx, id, patch)
+		var p store.MetaPatch
+		if p, err = store.NewMetaPatch(patch); err == nil {
+			err = m.PatchDeviceMeta(m.ctx, id, p)
+		}
 	case 2:
 		err = m.ReplaceUserMeta(m.ctx, owner, id, whole)
 	case 3:

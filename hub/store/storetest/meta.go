@@ -15,7 +15,7 @@ import (
 func (f *fixture) metaWrites(device string) map[string]func(map[string]any) error {
 	made := 0
 	return map[string]func(map[string]any) error{
-		"PatchDeviceMeta":   func(m map[string]any) error { return f.PatchDeviceMeta(f.ctx, device, m) },
+		"PatchDeviceMeta":   func(m map[string]any) error { return f.patchDeviceMeta(device, m) },
 		"PatchUserMeta":     func(m map[string]any) error { return f.PatchUserMeta(f.ctx, f.owner.ID, device, m) },
 		"ReplaceDeviceMeta": func(m map[string]any) error { return f.ReplaceDeviceMeta(f.ctx, device, m) },
 		"ReplaceUserMeta":   func(m map[string]any) error { return f.ReplaceUserMeta(f.ctx, f.owner.ID, device, m) },
@@ -33,6 +33,14 @@ func (f *fixture) metaWrites(device string) map[string]func(map[string]any) erro
 			return f.CreateJoinToken(f.ctx, t)
 		},
 	}
+}
+
+func (f *fixture) patchDeviceMeta(device string, m map[string]any) error {
+	patch, err := store.NewMetaPatch(m)
+	if err != nil {
+		return err
+	}
+	return f.PatchDeviceMeta(f.ctx, device, patch)
 }
 
 // nested returns arrays that are nested `levels` deep.
@@ -111,7 +119,7 @@ func writesOfMetas(f *fixture) {
 	for i := range 24 {
 		patch := map[string]any{fmt.Sprint("key ", i): half}
 		for half, write := range map[string]func() error{
-			"device": func() error { return f.PatchDeviceMeta(f.ctx, d.ID, patch) },
+			"device": func() error { return f.patchDeviceMeta(d.ID, patch) },
 			"user": func() error {
 				if i%3 == 0 { // a replacement always fits, because it removes the old metadata
 					return f.ReplaceUserMeta(f.ctx, f.owner.ID, d.ID, patch)

@@ -268,7 +268,7 @@ var raceTests = []test{
 			key := fmt.Sprint("key ", i)
 			want[key] = json.Number(strconv.Itoa(i))
 			run = append(run, func() {
-				f.check(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{key: i}))
+				f.check(f.patchDeviceMeta(d.ID, map[string]any{key: i}))
 			})
 		}
 		together(run...)
