@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 
 	"gangway/hub/store/postgres/pgtest"
 	"gangway/internal/fleet"
-	"gangway/wire"
 
 	_ "modernc.org/sqlite" // the driver that reads dbstat
 )
@@ -82,13 +80,11 @@ func grown(maker *fleet.Maker, h *testHub, n int, sizes func() (map[string]int64
 		if err != nil {
 			return err
 		}
-		c, err := l.devices[i].Open(l.requests[i], reply)
+		a, err := opened(l.devices[i], l.requests[i], reply)
 		if err != nil {
 			return err
 		}
-		exporter, hash := make([]byte, wire.ExporterSize), sha256.Sum256(c.IDevID.Raw)
-		_, err = h.service.Activate(ctx, hash, exporter, wire.ActivationProof(c.Keys, exporter, hash), "127.0.0.1")
-		return err
+		return a.send(ctx, h.service)
 	}); err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ type FleetQuestion struct {
 
 // benchFleets measures the queries about fleets of the sizes in `list`, which are separated by
 // commas. `database` is the URL of an empty PostgreSQL database, or startServer, or "" for SQLite.
-// If `enrolments` is not 0, benchFleets also makes this number of enrolments into each fleet and
+// If `enrolments` is not 0, benchFleets also makes this number of onboardings into each fleet and
 // into an empty database, and compares their costs.
 func benchFleets(out, list, database string, rounds, enrolments int) error {
 	var sizes []int
@@ -126,14 +126,16 @@ func runFleets(out string, sizes []int, rounds, enrolments int, engines *engines
 		}
 		all = append(all, *r)
 	}
-	slow := append(printFleets(all), slowEnrolments(all)...)
-	if err := writeJSON(out, all); err != nil {
-		return err
+	var tooSlow []error
+	if slow := printFleets(all); len(slow) > 0 {
+		tooSlow = append(tooSlow, fmt.Errorf("these queries took more than %v (99th percentile), or more than %v of CPU in the hub, or more than %v in the database server: %q", fleetP99, fleetCPU, fleetServer, slow))
 	}
-	if len(slow) > 0 {
-		return fmt.Errorf("these queries took more than %v (99th percentile), or more than %v of CPU in the hub, or more than %v in the database server: %q", fleetP99, fleetCPU, fleetServer, slow)
+	for _, r := range all {
+		if r.Enrolment != nil {
+			tooSlow = append(tooSlow, r.Enrolment.print())
+		}
 	}
-	return nil
+	return errors.Join(append(tooSlow, writeJSON(out, all))...)
 }
 
 func runFleet(n, rounds, enrolments int, engines *engines) (*FleetResult, error) {

@@ -45,10 +45,13 @@ func (e *engines) stop() {
 func (e *engines) postgres() bool { return e.url != "" || e.server != nil }
 
 // The method `made` returns the URL of an empty database: either the database that `url` names or,
-// on `server`, a new database with the name `name`.
+// on `server`, a new database with the name `name`. It replaces a database that it has made before.
 func (e *engines) made(ctx context.Context, name string) (string, error) {
 	if e.server == nil {
 		return e.url, nil
+	}
+	if _, err := e.server.Query(ctx, "postgres", "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
+		return "", err
 	}
 	_, err := e.server.Query(ctx, "postgres", "CREATE DATABASE "+name)
 	return e.server.URL(name), err

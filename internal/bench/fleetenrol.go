@@ -4,27 +4,43 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"hash/fnv"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
+	"gangway/hub/onboard"
+	"gangway/hub/pki"
 	"gangway/hub/store"
 	"gangway/hub/store/sqlstore"
 	"gangway/hub/store/storetest"
+	"gangway/internal/fleet"
+	"gangway/wire"
 )
 
-// enrolBound is the largest acceptable ratio: the cost of an enrolment into a fleet, divided by the
-// cost of an enrolment into an empty database.
+// enrolBound is the largest acceptable ratio: the cost of an onboarding into a fleet, divided by
+// the cost of an onboarding into an empty database.
 const enrolBound = 1.2
 
-// FleetEnrolment compares the costs of an enrolment into two databases: one has many devices, and
-// the other was empty at the beginning of the run. Each enrolment is added and activated, in two
-// durable transactions, without cryptography. All values are medians of the rounds.
+// FleetEnrolment compares the costs of onboardings into two databases: one has many devices, and
+// the other was empty at the beginning of the comparison. All commits are durable.
 type FleetEnrolment struct {
 	Devices int    `json:"devices"`
 	Engine  string `json:"engine"`
 	Rounds  int    `json:"rounds"`
-	Each    int    `json:"enrolments_per_round"`
-	// Empty and Full are the costs of one enrolment.
+	Each    int    `json:"onboardings_per_round"`
+	// Whole compares the hub's whole work for an onboarding, except TLS and HTTP: it judges the
+	// request, issues and stores the certificates, encrypts them to the TPM, and activates the
+	// device. enrolBound is the bound for this comparison.
+	Whole Comparison `json:"whole"`
+	// Store compares only the two transactions of an onboarding, without cryptography.
+	Store Comparison `json:"store_only"`
+}
+
+// Comparison has the costs of one onboarding in the two databases. All values are medians of the
+// rounds.
+type Comparison struct {
 	Empty EnrolmentCost `json:"empty"`
 	Full  EnrolmentCost `json:"full"`
 	// EachRound has the costs in each round, in the database with many devices.
@@ -39,7 +55,7 @@ type FleetEnrolment struct {
 	CPU  float64 `json:"cpu_ratio"`
 }
 
-// EnrolmentCost is the cost of one enrolment.
+// EnrolmentCost is the cost of one onboarding.
 type EnrolmentCost struct {
 	Wall   float64 `json:"wall_us"`
 	CPU    float64 `json:"cpu_us"`
@@ -49,86 +65,222 @@ type EnrolmentCost struct {
 	WAL float64 `json:"wal_bytes,omitempty"`
 }
 
-// enrolRounds is the number of rounds. Each round enrols into both databases, in alternating order.
+// enrolRounds is the number of rounds. Each round onboards the same devices into both databases, in
+// alternating order.
 const enrolRounds = 11
 
-// compareWithEmpty compares n enrolments into the fleet with n enrolments into an empty database.
+// compareWithEmpty compares n onboardings into the fleet with n onboardings into an empty database.
 func (f *testFleet) compareWithEmpty(ctx context.Context, n int, engines *engines) (*FleetEnrolment, error) {
-	empty, err := openFleet(ctx, 0, engines)
-	if err != nil {
-		return nil, err
-	}
-	defer empty.close()
 	// Allow for other programs that use the machine: because of them, an enrolment may wait for a
 	// long time.
-	r, err := compareEnrolments(store.WithWriteTimeout(ctx, time.Minute), empty, f, max(n/enrolRounds, 1))
-	return &r, err
+	ctx = store.WithWriteTimeout(ctx, time.Minute)
+	r := &FleetEnrolment{Devices: f.result.Devices, Engine: f.result.Engine, Rounds: enrolRounds, Each: max(n/enrolRounds, 1)}
+	var err error
+	if r.Whole, err = f.compare(ctx, engines, r.Each, wholeOnboardings); err != nil {
+		return nil, err
+	}
+	r.Store, err = f.compare(ctx, engines, r.Each, storeOnly)
+	return r, err
 }
 
-func compareEnrolments(ctx context.Context, empty, full *testFleet, each int) (FleetEnrolment, error) {
-	r := FleetEnrolment{Devices: full.result.Devices, Engine: full.result.Engine, Rounds: enrolRounds, Each: each}
-	var cost [2][]EnrolmentCost
-	var times, cpus []float64
-	fleets := [2]*testFleet{empty, full}
-	for _, f := range fleets { // warm up
-		if _, err := f.enrol(ctx, min(each, 200)); err != nil {
-			return r, err
+// compare compares onboardings into the fleet with onboardings into an empty database, in rounds of
+// `each` onboardings.
+func (f *testFleet) compare(ctx context.Context, engines *engines, each int, of func(context.Context, *site, int) (onboardAll, error)) (c Comparison, err error) {
+	empty, err := openFleet(ctx, 0, engines)
+	if err != nil {
+		return c, err
+	}
+	defer empty.close()
+	s, err := newSite(ctx)
+	if err != nil {
+		return c, err
+	}
+	defer s.close()
+	var hubs [2]*fleetHub
+	for i, db := range []*testFleet{empty, f} {
+		if hubs[i], err = s.hub(ctx, db, f.result.Devices); err != nil {
+			return c, err
 		}
 	}
-	for round := range enrolRounds {
+	var cost [2][]EnrolmentCost
+	var times, cpus []float64
+	for round := -1; round < enrolRounds; round++ { // round -1 warms up
+		onboard, err := of(ctx, s, each)
+		if err != nil {
+			return c, err
+		}
 		var now [2]EnrolmentCost
-		for i := range fleets {
-			i = (i + round) % 2
-			var err error
-			if now[i], err = fleets[i].enrol(ctx, each); err != nil {
-				return r, err
+		for i := range hubs {
+			i = (i + round + 2) % 2
+			if now[i], err = onboard(hubs[i]); err != nil {
+				return c, err
 			}
+		}
+		if round < 0 {
+			continue
+		}
+		for i := range now {
 			cost[i] = append(cost[i], now[i])
 		}
 		times, cpus = append(times, now[1].Wall/now[0].Wall), append(cpus, now[1].CPU/now[0].CPU)
 	}
-	middle := func(list []EnrolmentCost) EnrolmentCost {
-		of := func(value func(EnrolmentCost) float64) float64 {
-			var values []float64
-			for _, c := range list {
-				values = append(values, value(c))
-			}
-			return median(values)
-		}
-		return EnrolmentCost{
-			Wall: of(func(c EnrolmentCost) float64 { return c.Wall }), CPU: of(func(c EnrolmentCost) float64 { return c.CPU }),
-			Server: of(func(c EnrolmentCost) float64 { return c.Server }), WAL: of(func(c EnrolmentCost) float64 { return c.WAL }),
-		}
-	}
-	r.EachRound, r.EachCPU = cost[1], slices.Clone(cpus)
-	r.Empty, r.Full, r.Time, r.CPU = middle(cost[0]), middle(cost[1]), median(times), median(cpus)
-	return r, nil
+	c.EachRound, c.EachCPU = cost[1], slices.Clone(cpus)
+	c.Empty, c.Full, c.Time, c.CPU = middle(cost[0]), middle(cost[1]), median(times), median(cpus)
+	return c, nil
 }
 
-// enrol enrols and activates n devices of the fleet's owner, with several calls at the same time.
-func (f *testFleet) enrol(ctx context.Context, n int) (EnrolmentCost, error) {
-	token, err := benchToken(ctx, f.store)
-	if err != nil {
-		return EnrolmentCost{}, err
-	}
-	run := rand.Text()
-	list := make([]store.Enrolment, n)
-	for i := range list {
-		list[i] = storetest.Machine{Name: fmt.Sprint(run, i)}.Enrolment(fleetOwner, token.ID)
-	}
-	wal := f.wal()
-	used, served, begin := cpu(), f.server(), time.Now()
-	err = parallel(n, func(i int) error {
-		e, err := f.store.BeginEnrolment(ctx, list[i], storetest.Epoch)
-		if err != nil {
-			return err
+// The function `middle` returns the median of each kind of cost.
+func middle(list []EnrolmentCost) EnrolmentCost {
+	of := func(value func(EnrolmentCost) float64) float64 {
+		var values []float64
+		for _, c := range list {
+			values = append(values, value(c))
 		}
-		_, err = f.store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: fmt.Sprint(run, i), Now: storetest.Epoch, Addr: "192.0.2.1:443"})
-		return err
-	})
-	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(n) }
-	wall, server := time.Since(begin), f.server()-served
-	return EnrolmentCost{Wall: each(wall), CPU: each(cpu() - used + server), Server: each(server), WAL: (f.wal() - wal) / float64(n)}, err
+		return median(values)
+	}
+	return EnrolmentCost{
+		Wall: of(func(c EnrolmentCost) float64 { return c.Wall }), CPU: of(func(c EnrolmentCost) float64 { return c.CPU }),
+		Server: of(func(c EnrolmentCost) float64 { return c.Server }), WAL: of(func(c EnrolmentCost) float64 { return c.WAL }),
+	}
+}
+
+// site is what the hubs of both databases have in common: their keys and a join token of the
+// fleet's owner. So both hubs can onboard the same devices, with the same requests.
+type site struct {
+	dir   string
+	maker *fleet.Maker
+	ca    *pki.Hub
+	row   store.JoinToken
+	token *wire.TokenFile
+}
+
+func newSite(ctx context.Context) (s *site, err error) {
+	s = new(site)
+	if s.dir, err = os.MkdirTemp("", "gangway-bench"); err != nil {
+		return nil, err
+	}
+	if s.maker, err = fleet.NewMaker("bench", fleet.MakerOptions{}); err != nil {
+		return nil, err
+	}
+	if s.ca, err = pki.Open(filepath.Join(s.dir, "pki"), pki.Options{Name: "Bench"}); err != nil {
+		return nil, err
+	}
+	s.row, s.token, err = newTokenOf(fleetOwner, s.ca)
+	return s, err
+}
+
+func (s *site) close() { os.RemoveAll(s.dir) }
+
+// fleetHub is a hub with a database.
+type fleetHub struct {
+	*testFleet
+	among   among
+	service *onboard.Service
+}
+
+// The method `hub` makes a hub with the database `db`. `n` is the number of devices of the fleet.
+func (s *site) hub(ctx context.Context, db *testFleet, n int) (*fleetHub, error) {
+	if _, err := benchToken(ctx, db.store); err != nil { // makes the fleet's owner
+		return nil, err
+	}
+	if err := db.store.CreateJoinToken(ctx, s.row); err != nil {
+		return nil, err
+	}
+	h := &fleetHub{testFleet: db, among: among{db.store, uint64(n)}}
+	var err error
+	h.service, err = newService(s.maker, s.ca, h.among)
+	return h, err
+}
+
+// among is a store that makes new devices similar to the devices of the fleet: it changes their
+// nick, model, serial number, and the maker and firmware of their TPM. If new devices had their own
+// names, their rows would be next to each other in the indexes, and fewer pages would change than
+// in a real fleet.
+type among struct {
+	*sqlstore.Store
+	n uint64 // number of devices of the fleet
+}
+
+func (s among) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
+	e.Manufacturer, e.Firmware, e.ProdModel = "IFX", "7.85", "NUC 1"
+	e.ProdSerial = fmt.Sprintf("SN-%08d", s.number(e.DeviceID))
+	return s.Store.BeginEnrolment(ctx, e, now)
+}
+
+func (s among) Activate(ctx context.Context, a store.Activation) (store.Device, error) {
+	a.Nick = fmt.Sprintf("forklift-%07d-%07d", s.number(a.Nick), s.number(a.Nick+"-"))
+	return s.Store.Activate(ctx, a)
+}
+
+// The method `number` returns a number below s.n that depends only on `text`.
+func (s among) number(text string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(text))
+	return h.Sum64() % s.n
+}
+
+// onboardAll onboards the devices of one round into the database of a hub, with several calls at
+// the same time, and returns the cost of one onboarding.
+type onboardAll func(h *fleetHub) (EnrolmentCost, error)
+
+// wholeOnboardings makes n devices and their requests. Their endorsement keys are on P-256, with
+// which the cryptography of an enrolment is the cheapest, so that the store's share is the largest.
+func wholeOnboardings(ctx context.Context, s *site, n int) (onboardAll, error) {
+	l, err := makeLoad(s.maker, "H-2", n, s.token)
+	if err != nil {
+		return nil, err
+	}
+	return func(h *fleetHub) (c EnrolmentCost, err error) {
+		replies, acts := make([][]byte, n), make([]activation, n)
+		if err := h.add(&c, n, func(i int) (err error) {
+			replies[i], err = h.service.Enrol(ctx, l.requests[i], "127.0.0.1")
+			return err
+		}); err != nil {
+			return c, err
+		}
+		if err := parallel(n, func(i int) (err error) { // work of the devices, which is not measured
+			acts[i], err = opened(l.devices[i], l.requests[i], replies[i])
+			return err
+		}); err != nil {
+			return c, err
+		}
+		return c, h.add(&c, n, func(i int) error { return acts[i].send(ctx, h.service) })
+	}, nil
+}
+
+// storeOnly makes n enrolments that need no cryptography.
+func storeOnly(ctx context.Context, s *site, n int) (onboardAll, error) {
+	run, list := rand.Text(), make([]store.Enrolment, n)
+	for i := range list {
+		list[i] = storetest.Machine{Name: fmt.Sprint(run, i)}.Enrolment(fleetOwner, s.row.ID)
+		list[i].EKKnown = true
+	}
+	return func(h *fleetHub) (c EnrolmentCost, err error) {
+		return c, h.add(&c, n, func(i int) error {
+			e, err := h.among.BeginEnrolment(ctx, list[i], storetest.Epoch)
+			if err != nil {
+				return err
+			}
+			_, err = h.among.Activate(ctx, store.Activation{
+				IDevIDHash: e.IDevIDHash, Nick: e.DeviceID, Now: storetest.Epoch, Addr: "192.0.2.1:443",
+				Marks: []store.ChipMark{{Hash: e.EK, What: "the same serial number"}},
+			})
+			return err
+		})
+	}, nil
+}
+
+// The method `add` runs one step of n onboardings, with several calls at the same time, and adds
+// the costs for one of them to `c`.
+func (h *fleetHub) add(c *EnrolmentCost, n int, step func(i int) error) error {
+	wal, served := h.wal(), h.server()
+	used, wall, err := spent(func() error { return parallel(n, step) })
+	server := h.server() - served
+	c.Wall += micros(wall, n)
+	c.CPU += micros(used+server, n)
+	c.Server += micros(server, n)
+	c.WAL += (h.wal() - wal) / float64(n)
+	return err
 }
 
 // benchToken returns the join token of the fleet's owner. The first call makes the owner and the
@@ -150,22 +302,22 @@ func benchToken(ctx context.Context, s *sqlstore.Store) (store.JoinToken, error)
 	return token, s.CreateJoinToken(ctx, token)
 }
 
-// slowEnrolments prints the comparison of each fleet with an empty database. It returns the
-// comparisons that exceed enrolBound.
-func slowEnrolments(all []FleetResult) (slow []string) {
-	for _, f := range all {
-		r := f.Enrolment
-		if r == nil {
-			continue
-		}
-		fmt.Printf("\n%s, an enrolment with %d devices: %.0f µs of CPU time, %.0f µs of wall time; with an empty database: %.0f µs of CPU time, %.0f µs of wall time; ratio of the CPU times %.2f, of the wall times %.2f (medians of %d rounds with %d enrolments)\n",
-			r.Engine, r.Devices, r.Full.CPU, r.Full.Wall, r.Empty.CPU, r.Empty.Wall, r.CPU, r.Time, r.Rounds, r.Each)
-		if r.Full.WAL > 0 {
-			fmt.Printf("PostgreSQL writes %.0f bytes to its write-ahead log for each enrolment; with an empty database: %.0f bytes\n", r.Full.WAL, r.Empty.WAL)
-		}
-		if r.Time > enrolBound || r.CPU > enrolBound {
-			slow = append(slow, fmt.Sprintf("an enrolment with %d devices in the database: %.1f times the cost with an empty database", r.Devices, max(r.Time, r.CPU)))
+// print prints both comparisons. It returns an error if whole onboardings exceed enrolBound.
+func (r *FleetEnrolment) print() error {
+	fmt.Printf("\n%s, an onboarding with %d devices and with an empty database (medians of %d rounds with %d onboardings)\n", r.Engine, r.Devices, r.Rounds, r.Each)
+	for _, c := range []struct {
+		what string
+		Comparison
+	}{{"whole, without TLS", r.Whole}, {"only the store's work", r.Store}} {
+		fmt.Printf("%s: %.0f and %.0f µs of CPU time, ratio %.2f; %.0f and %.0f µs of wall time, ratio %.2f\n",
+			c.what, c.Full.CPU, c.Empty.CPU, c.CPU, c.Full.Wall, c.Empty.Wall, c.Time)
+		if c.Full.WAL > 0 {
+			fmt.Printf("%s: PostgreSQL needs %.0f and %.0f µs of the CPU time, and writes %.0f and %.0f bytes to its write-ahead log\n",
+				c.what, c.Full.Server, c.Empty.Server, c.Full.WAL, c.Empty.WAL)
 		}
 	}
-	return slow
+	if worst := max(r.Whole.Time, r.Whole.CPU); worst > enrolBound {
+		return fmt.Errorf("an onboarding with %d devices in the database costs %.2f times as much as with an empty database, more than %.1f times", r.Devices, worst, enrolBound)
+	}
+	return nil
 }

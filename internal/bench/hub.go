@@ -59,13 +59,24 @@ func openHubOn(maker *fleet.Maker, dir string, s engine, perCommit func() float6
 	if h.ca, err = pki.Open(filepath.Join(dir, "pki"), pki.Options{Name: "Bench"}); err != nil {
 		return nil, err
 	}
-	h.service = &onboard.Service{Store: h.store, CA: h.ca, Log: slog.New(slog.DiscardHandler), Now: time.Now, PublicURL: "https://127.0.0.1"}
-	h.service.SetTrust(trust.NewSet(trust.FromX509("bench", maker.Roots(), maker.Intermediates())...))
-	if err := h.store.PutPolicy(context.Background(), store.Policy{Owner: store.HubWide, Text: labPolicy, Updated: time.Now()}); err != nil {
+	if h.service, err = newService(maker, h.ca, h.store); err != nil {
 		return nil, err
 	}
 	h.token, err = newToken(h.store, h.ca)
 	return h, err
+}
+
+// serviceStore is the part of the store that newService needs.
+type serviceStore interface {
+	onboard.Store
+	PutPolicy(ctx context.Context, p store.Policy) error
+}
+
+// newService makes a service that onboards the maker's devices.
+func newService(maker *fleet.Maker, ca *pki.Hub, s serviceStore) (*onboard.Service, error) {
+	service := &onboard.Service{Store: s, CA: ca, Log: slog.New(slog.DiscardHandler), Now: time.Now, PublicURL: "https://127.0.0.1"}
+	service.SetTrust(trust.NewSet(trust.FromX509("bench", maker.Roots(), maker.Intermediates())...))
+	return service, s.PutPolicy(context.Background(), store.Policy{Owner: store.HubWide, Text: labPolicy, Updated: time.Now()})
 }
 
 // labPolicy accepts the emulated TPMs, whose maker is FAKE. The hub evaluates two other rules
@@ -84,11 +95,16 @@ func newToken(s engine, ca *pki.Hub) (*wire.TokenFile, error) {
 	if err := s.CreateAccount(context.Background(), owner); err != nil {
 		return nil, err
 	}
-	t, file, err := onboard.NewToken(ca, "https://127.0.0.1", store.JoinToken{Owner: owner.ID, Created: time.Now(), Expires: time.Now().Add(24 * time.Hour)})
+	t, file, err := newTokenOf(owner.ID, ca)
 	if err != nil {
 		return nil, err
 	}
 	return file, s.CreateJoinToken(context.Background(), t)
+}
+
+// newTokenOf makes a join token and its token file. The token is not in any database yet.
+func newTokenOf(owner string, ca *pki.Hub) (store.JoinToken, *wire.TokenFile, error) {
+	return onboard.NewToken(ca, "https://127.0.0.1", store.JoinToken{Owner: owner, Created: time.Now(), Expires: time.Now().Add(24 * time.Hour)})
 }
 
 func (h *testHub) close() {

@@ -15,7 +15,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -30,6 +29,7 @@ import (
 	"syscall"
 	"time"
 
+	"gangway/hub/onboard"
 	"gangway/internal/fleet"
 	"gangway/internal/memory"
 	"gangway/wire"
@@ -79,8 +79,9 @@ type Kind struct {
 }
 
 var (
-	profile, allocs, fleetDir *string
-	polled                    *bool
+	profile, allocs *string
+	fleetDir        = new(string) // also in tests, which call no flag.Parse
+	polled          *bool
 )
 
 // asked matches the names of the queries that -fleet measures.
@@ -96,7 +97,7 @@ func main() {
 	fleets := flag.String("fleet", "", "instead of enrolments, measure the queries about fleets with these numbers of devices, e.g. 1000,1000000")
 	questions := flag.String("question", "", "with -fleet: measure only the queries whose names match this regular expression")
 	database := flag.String("database", "", "with -fleet: make the fleets in the empty PostgreSQL database with this URL, as a superuser, instead of in SQLite; \"start\" means in a PostgreSQL server that bench starts")
-	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of enrolments into each fleet with enrolments into an empty database")
+	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of onboardings into each fleet with onboardings into an empty database")
 	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server that does only the TLS handshakes of the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
@@ -391,37 +392,47 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	k.Ratio = k.Enrol / k.CryptoSum
 	k.WithoutProof = k.Enrol / (k.CryptoSum - k.Crypto[ownershipProof])
 
-	type activation struct {
-		hash            [32]byte
-		exporter, proof []byte
-	}
 	acts := make([]activation, len(l.devices))
 	if err := parallel(len(acts), func(i int) error {
 		reply, err := h.service.Enrol(ctx, l.requests[i], "127.0.0.1")
 		if err != nil {
 			return err
 		}
-		c, err := l.devices[i].Open(l.requests[i], reply)
-		if err != nil {
-			return err
-		}
-		acts[i] = activation{sha256.Sum256(c.IDevID.Raw), make([]byte, wire.ExporterSize), nil}
-		acts[i].proof = wire.ActivationProof(c.Keys, acts[i].exporter, acts[i].hash)
-		return nil
+		acts[i], err = opened(l.devices[i], l.requests[i], reply)
+		return err
 	}); err != nil {
 		return nil, err
 	}
 	used, wall, err = spent(func() error {
-		return parallel(len(acts), func(i int) error {
-			_, err := h.service.Activate(ctx, acts[i].hash, acts[i].exporter, acts[i].proof, "127.0.0.1")
-			return err
-		})
+		return parallel(len(acts), func(i int) error { return acts[i].send(ctx, h.service) })
 	})
 	if err != nil {
 		return nil, err
 	}
 	k.Activate, k.ActPerSec, k.Activations = micros(used, len(acts)), float64(len(acts))/wall.Seconds(), len(acts)
 	return k, nil
+}
+
+// activation is what a device sends to activate its enrolment.
+type activation struct {
+	hash            [32]byte // of the IDevID certificate
+	exporter, proof []byte
+}
+
+// opened opens the hub's reply to the request of the device `d`, and returns the activation.
+func opened(d *fleet.Device, request, reply []byte) (a activation, err error) {
+	c, err := d.Open(request, reply)
+	if err != nil {
+		return a, err
+	}
+	a.hash, a.exporter = c.IDevIDHash(), make([]byte, wire.ExporterSize)
+	a.proof = wire.ActivationProof(c.Keys, a.exporter, a.hash)
+	return a, nil
+}
+
+func (a activation) send(ctx context.Context, s *onboard.Service) error {
+	_, err := s.Activate(ctx, a.hash, a.exporter, a.proof, "127.0.0.1")
+	return err
 }
 
 // writeAllocs writes the allocation profile to a file. The profile also includes the making of the

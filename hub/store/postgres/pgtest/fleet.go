@@ -62,7 +62,7 @@ func FillFleet(ctx context.Context, url, owner string, n int) (err error) {
 }
 
 // filled has the tables whose indexes FillFleet makes last.
-var filled = []string{"enrolments", "devices", "tpms", "aiks", "boot_judged", "boot_parts", "trails", "steps", "events", "device_search"}
+var filled = []string{"enrolments", "devices", "tpms", "aiks", "ek_certificates", "chip_marks", "boot_judged", "boot_parts", "trails", "steps", "events", "device_search"}
 
 // SQL expressions for the id and the model of device number i.
 const (
@@ -79,7 +79,7 @@ var fleetRows = []string{
 	`INSERT INTO enrolments (id, request_hash, state, device, owner, token, generation, ek, iak_name, idevid_name,
 			iak_hash, idevid_hash, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
 			iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request)
-		SELECT enrolment, sha256(('request' || i)::bytea), 'a', id, :owner, 't', 0, ek, sha256(('name' || i)::bytea), ek, ek, sha256(('idevid' || i)::bytea), 0, 0,
+		SELECT enrolment, sha256(('request' || i)::bytea), 'a', id, :owner, 't', 0, ek, '\x000b'::bytea || sha256(('name' || i)::bytea), ek, ek, sha256(('idevid' || i)::bytea), 0, 0,
 			CASE i % 5 WHEN 0 THEN 'IFX' WHEN 1 THEN 'IFX' WHEN 2 THEN 'STM' WHEN 3 THEN 'NTC' ELSE 'INTC' END, 'SLB9670', (i % 30) || '.85',
 			model, serial, 'ECDSA P-256',
 			decode(repeat('00', 90), 'hex'), decode(repeat('00', 700), 'hex'), decode(repeat('00', 500), 'hex'), decode(repeat('00', 500), 'hex'), '{}', decode(repeat('00', 200), 'hex')
@@ -91,7 +91,9 @@ var fleetRows = []string{
 			'{"rack":"r' || i % 20000 || '","site":"site ' || i % 200 || '"}', '{"kernel":"6.12"}', CASE WHEN i % 10 = 3 THEN 1 ELSE 0 END
 		FROM fleet`,
 	`INSERT INTO tpms (ek, owner, device, generation, enrolment, first_seen) SELECT ek, :owner, id, 0, enrolment, 0 FROM fleet`,
-	`INSERT INTO aiks (name, ek, device, enrolment, registered) SELECT sha256(('name' || i)::bytea), ek, id, enrolment, 0 FROM fleet`,
+	`INSERT INTO aiks (name, ek, device, enrolment, registered) SELECT '\x000b'::bytea || sha256(('name' || i)::bytea), ek, id, enrolment, 0 FROM fleet`,
+	`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) SELECT ek, 1, 0, '', '' FROM fleet`,
+	`INSERT INTO chip_marks (mark, device) SELECT sha256(('mark' || i)::bytea), id FROM fleet`,
 	`INSERT INTO boot_devices (device, state, requested) SELECT id, CASE WHEN i % 1000 = 7 THEN 'changed' ELSE 'matches' END, 0 FROM fleet`,
 	`INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) SELECT id, :owner, 0, model, token, '1.' || i % 3, '' FROM fleet`,
 	`INSERT INTO boot_parts (device, part, owner, value, model, token, firmware, bad)

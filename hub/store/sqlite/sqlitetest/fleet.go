@@ -24,7 +24,7 @@ import (
 //   - the members site (one of 200) and rack (one of 20,000) in the user-meta;
 //   - a measured firmware: each model has three; on 1 device in 3, the firmware counts as changed;
 //     the device with the number 7 has a firmware that no other device has;
-//   - an event, and an EK and an AIK in the registries;
+//   - an event, an EK and an AIK in the registries, and a mark of its TPM;
 //   - states: 1 in 10 is quiet, 1 in 1000 has a changed boot, 1 in 100 installs a revision, and 1 in
 //     500 has a failed revision.
 func FillFleet(ctx context.Context, path, owner string, n int) error {
@@ -56,11 +56,12 @@ const (
 	numbers = `WITH RECURSIVE i (i) AS (SELECT ?3 UNION ALL SELECT i + 1 FROM i WHERE i + 1 < ?4) `
 	model   = `'NUC ' || CASE WHEN i.i % 3 > 0 THEN i.i % 2 ELSE i.i % 20 END`
 	id      = `printf('%08x%016x', (i.i * 2654435761) % 4294967296, i.i)`
+	name    = `CAST(x'000b' || randomblob(32) AS BLOB)` // of a TPM key: TPM_ALG_SHA256, and a digest
 
 	fillEnrolments = numbers + `INSERT INTO enrolments (id, request_hash, state, device, owner, token, generation, ek, iak_name, idevid_name,
 			iak_hash, idevid_hash, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
 			iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request)
-		SELECT 1000000000 + i.i, randomblob(32), 'a', ` + id + `, ?1, 't', 0, randomblob(32), randomblob(34), randomblob(34), randomblob(32), randomblob(32), 0, 0,
+		SELECT 1000000000 + i.i, randomblob(32), 'a', ` + id + `, ?1, 't', 0, randomblob(32), ` + name + `, ` + name + `, randomblob(32), randomblob(32), 0, 0,
 			CASE i.i % 5 WHEN 0 THEN 'IFX' WHEN 1 THEN 'IFX' WHEN 2 THEN 'STM' WHEN 3 THEN 'NTC' ELSE 'INTC' END, 'SLB9670', (i.i % 30) || '.85',
 			` + model + `, printf('SN-%08d', (i.i * 48271) % ?2), 'ECDSA P-256',
 			zeroblob(90), zeroblob(700), zeroblob(500), zeroblob(500), x'7b7d', zeroblob(200)
@@ -71,8 +72,11 @@ const (
 			'{"rack":"r' || (i.i % 20000) || '","site":"site ' || (i.i % 200) || '"}', '{"kernel":"6.12"}', i.i % 10 = 3
 		FROM i`
 	// fillTPMs and fillAIKs register the keys of the enrolments.
-	fillTPMs   = numbers + `INSERT INTO tpms (ek, owner, device, generation, enrolment, first_seen) SELECT e.ek, ?1, e.device, 0, e.id, 0 FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?2 > 0`
-	fillAIKs   = numbers + `INSERT INTO aiks (name, ek, device, enrolment, registered) SELECT e.iak_name, e.ek, e.device, e.id, 0 FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?1 <> '' AND ?2 > 0`
+	fillTPMs = numbers + `INSERT INTO tpms (ek, owner, device, generation, enrolment, first_seen) SELECT e.ek, ?1, e.device, 0, e.id, 0 FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?2 > 0`
+	fillAIKs = numbers + `INSERT INTO aiks (name, ek, device, enrolment, registered) SELECT e.iak_name, e.ek, e.device, e.id, 0 FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?1 <> '' AND ?2 > 0`
+	// fillEKs and fillMarks do what an activation does with a known EK certificate.
+	fillEKs    = numbers + `INSERT INTO ek_certificates (ek, proven, expires, certificate, links) SELECT e.ek, 1, 0, x'', x'' FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?1 <> '' AND ?2 > 0`
+	fillMarks  = numbers + `INSERT INTO chip_marks (mark, device) SELECT randomblob(32), ` + id + ` FROM i WHERE ?1 <> '' AND ?2 > 0`
 	fillEvents = numbers + `INSERT INTO events (time, kind, code, owner, device, token, addr, message)
 		SELECT 1700000000000000 + i.i * 50000000, 'device.activated', '', ?1, ` + id + `, printf('%024x', i.i % 40), '192.0.2.1', 'The device is active.' FROM i WHERE ?2 > 0`
 	fillBoots  = numbers + `INSERT INTO boot_devices (device, state, requested) SELECT ` + id + `, CASE WHEN i.i % 1000 = 7 THEN 'changed' ELSE 'matches' END, 0 FROM i WHERE ?1 <> '' AND ?2 > 0`
@@ -98,7 +102,7 @@ func fill(ctx context.Context, db *sql.DB, owner string, n, from, to int) error 
 		return err
 	}
 	defer tx.Rollback()
-	for _, line := range []string{fillEnrolments, fillDevices, fillTPMs, fillAIKs, fillEvents, fillBoots, fillJudged, fillParts, fillTrails, fillSteps} {
+	for _, line := range []string{fillEnrolments, fillDevices, fillTPMs, fillAIKs, fillEKs, fillMarks, fillEvents, fillBoots, fillJudged, fillParts, fillTrails, fillSteps} {
 		if _, err := tx.ExecContext(ctx, line, owner, n, from, to); err != nil {
 			return err
 		}
