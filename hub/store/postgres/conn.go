@@ -35,14 +35,18 @@ type conn struct {
 	// fields.
 	wrote  bool
 	failed error
+	// job is the number of the operation that uses the connection, in its transaction.
+	job int
 
 	// warning is the last warning from the server since the code that uses the connection cleared
 	// this field. A warning after a COMMIT means that the server did not wait for its standby.
 	warning string
 
-	// batch has the statements that Do has not sent yet, and `pending` is their number.
+	// batch has the statements that Do and Then have not sent yet, and `pending` is their number.
 	batch   *pgconn.Batch
 	pending int
+	// awaited has the statements of Then whose functions have not been called yet.
+	awaited []awaited
 
 	values  []any // values of the current row of a query
 	data    []byte
@@ -56,6 +60,14 @@ type conn struct {
 type keptStatement struct {
 	description *pgconn.StatementDescription
 	types       string
+}
+
+// awaited is a statement of Then. `at` is its place in the batch, counted from 1, until its result
+// has arrived, and 0 afterwards. `job` is the number of the operation in its transaction.
+type awaited struct {
+	at, job int
+	changed int64
+	f       func(changed int64) error
 }
 
 type workCounters struct{ statements, rows atomic.Uint64 }
@@ -185,6 +197,37 @@ func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	return nil
 }
 
+// Then implements sqlstore.Conn. The function `f` is called by the method `settle`.
+func (c *conn) Then(s *sqlstore.Statement, f func(changed int64) error, args ...any) error {
+	if err := c.add(s, args); err != nil {
+		return err
+	}
+	c.wrote = true
+	c.awaited = append(c.awaited, awaited{at: c.pending, job: c.job, f: f})
+	if c.pending == maxPending {
+		return c.flush()
+	}
+	return nil
+}
+
+// settle sends the batch, and then calls the functions that were passed to Then, in order. It calls
+// `failed` with the error of each of them that fails, and the number of its operation.
+func (c *conn) settle(failed func(job int, err error)) error {
+	for {
+		if err := c.flush(); err != nil || len(c.awaited) == 0 {
+			return err
+		}
+		ready := c.awaited
+		c.awaited = nil
+		for _, a := range ready {
+			c.job = a.job
+			if err := a.f(a.changed); err != nil {
+				failed(a.job, err)
+			}
+		}
+	}
+}
+
 // flush sends the batch and waits for its results.
 func (c *conn) flush() error {
 	if c.pending == 0 {
@@ -198,11 +241,19 @@ func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	n := c.pending
 	results := c.pg.ExecBatch(c.ctx, c.batch)
 	c.batch, c.pending = &pgconn.Batch{}, 0
+	next := 0 // the next awaited statement
+	for next < len(c.awaited) && c.awaited[next].at == 0 {
+		next++
+	}
 	for i := 1; results.NextResult(); i++ {
 		if i == n && last != nil {
 			last(results.ResultReader())
 		}
-		_, _ = results.ResultReader().Close() // results.Close returns the error
+		tag, _ := results.ResultReader().Close() // results.Close returns the error
+		if next < len(c.awaited) && c.awaited[next].at == i {
+			c.awaited[next].at, c.awaited[next].changed = 0, tag.RowsAffected()
+			next++
+		}
 	}
 	if err := results.Close(); err != nil {
 		return c.fail(classified(err))
@@ -210,8 +261,9 @@ func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	return nil
 }
 
-// The method `forget` discards the statements of the batch without sending them.
-func (c *conn) forget() { c.batch, c.pending = &pgconn.Batch{}, 0 }
+// The method `forget` discards the statements of the batch without sending them, and the functions
+// that were passed to Then.
+func (c *conn) forget() { c.batch, c.pending, c.awaited = &pgconn.Batch{}, 0, nil }
 
 // The method `fail` records the error of the first statement that failed, and returns its argument.
 func (c *conn) fail(err error) error {

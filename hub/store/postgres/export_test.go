@@ -57,6 +57,8 @@ func (d *alternating) Search(ctx context.Context, run func(sqlstore.Conn) error)
 	return d.next().Search(ctx, run)
 }
 
+func (d *alternating) Shared() bool { return true }
+
 func (d *alternating) LastText() any { return lastText }
 
 // OpenWith opens a database with the migrations from a folder.

@@ -148,6 +148,9 @@ var lastText = func() string {
 	return string(text)
 }()
 
+// Shared implements sqlstore.DB.
+func (d database) Shared() bool { return true }
+
 // LastText implements sqlstore.DB.
 func (d database) LastText() any { return lastText }
 

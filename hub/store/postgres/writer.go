@@ -186,8 +186,8 @@ func (c *conn) together(batch []*sqlstore.Job) (wrote, spoiled bool, m mark, err
 	if m, err = c.begin(); err != nil {
 		return false, false, m, err
 	}
-	for _, j := range batch {
-		c.wrote = false
+	for i, j := range batch {
+		c.wrote, c.job = false, i
 		j.Err = j.Run(c)
 		if c.failed != nil && repeatable(c.failed) {
 			return false, false, m, c.failed
@@ -198,10 +198,12 @@ func (c *conn) together(batch []*sqlstore.Job) (wrote, spoiled bool, m mark, err
 		}
 		wrote = wrote || c.wrote
 	}
-	switch err := c.flush(); {
-	case err == nil:
+	refused := false
+	err = c.settle(func(i int, err error) { batch[i].Err, refused = err, true })
+	switch {
+	case err == nil && !refused:
 		return wrote, false, m, nil
-	case repeatable(err):
+	case err != nil && repeatable(err):
 		return false, false, m, err
 	}
 	c.rollback()
@@ -219,7 +221,9 @@ func (c *conn) apart(batch []*sqlstore.Job) (wrote bool, m mark, err error) {
 		}
 		c.wrote = false
 		if j.Err = j.Run(c); j.Err == nil {
-			j.Err = c.flush()
+			if err := c.settle(func(_ int, err error) { j.Err = err }); err != nil {
+				j.Err = err
+			}
 		}
 		c.forget()
 		if c.failed != nil && repeatable(c.failed) {

@@ -321,6 +321,15 @@ func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	return err
 }
 
+// Then implements sqlstore.Conn.
+func (c *conn) Then(s *sqlstore.Statement, f func(changed int64) error, args ...any) error {
+	changed, err := c.Exec(s, args...)
+	if err != nil {
+		return err
+	}
+	return f(changed)
+}
+
 // One returns the first row of a query; `ok` is false if there is none. The row is valid until the
 // connection is used again, but values that were read from it stay valid.
 func (c *conn) One(s *sqlstore.Statement, args ...any) (r sqlstore.Row, ok bool, err error) {

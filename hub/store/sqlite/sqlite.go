@@ -163,6 +163,9 @@ func (d database) Search(ctx context.Context, run func(sqlstore.Conn) error) err
 	return d.Snapshot(ctx, run)
 }
 
+// Shared implements sqlstore.DB.
+func (d database) Shared() bool { return false }
+
 // LastText implements sqlstore.DB. It returns a blob, because in SQLite a blob is greater than
 // every text.
 func (d database) LastText() any { return []byte{0xff} }

@@ -128,16 +128,13 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 	if e.CommonLinks {
 		v.share()
 	}
-	packed, wrote := v.pack(), false
+	packed, wrote := v.pack(s.db.Shared()), false
 	err := s.db.Write(ctx, func(c Conn) error {
-		changed, err := c.Exec(upsertEnrolment, e.RequestHash[:], e.DeviceID, e.Owner, e.TokenID,
-			int64(e.Generation), e.EK[:], e.IAKName, e.IDevIDName, e.IAKHash[:], e.IDevIDHash[:],
-			micro(e.Created), micro(e.Expires), e.Manufacturer, e.Model, e.Firmware,
-			e.ProdModel, e.ProdSerial, e.KeyAlgorithm, packed, flag(e.EKKnown), micro(now))
-		if err != nil {
-			return existsOr(err)
-		}
-		if wrote = changed != 0; wrote {
+		return c.Then(upsertEnrolment, func(changed int64) (err error) {
+			if wrote = changed != 0; !wrote {
+				result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
+				return err
+			}
 			result = e
 			if err := s.storeChain(c, v); err != nil {
 				return err
@@ -146,12 +143,14 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 				return err
 			}
 			return s.keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
-		}
-		result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
-		return err
+		}, e.RequestHash[:], e.DeviceID, e.Owner, e.TokenID,
+			int64(e.Generation), e.EK[:], e.IAKName, e.IDevIDName, e.IAKHash[:], e.IDevIDHash[:],
+			micro(e.Created), micro(e.Expires), e.Manufacturer, e.Model, e.Firmware,
+			e.ProdModel, e.ProdSerial, e.KeyAlgorithm, packed, flag(e.EKKnown), micro(now))
 	})
 	if err != nil {
-		return store.Enrolment{}, err
+		// Only the insertion of the enrolment can violate a constraint.
+		return store.Enrolment{}, existsOr(err)
 	}
 	if v.hasChain && wrote {
 		s.chains.Store(v.chain, true)

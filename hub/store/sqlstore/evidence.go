@@ -9,11 +9,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 
 	"gangway/hub/store"
+	"gangway/tcg"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -21,27 +24,32 @@ import (
 // repeat parts of each other, and texts that most enrolments have in common, so they are compressed
 // together, and the result is stored in the column `request`:
 //
-//	byte 0   packedEvidence
+//	byte 0   the form: packedZstd or packedS2
 //	byte 1   withChain, or 0
 //	16 bytes if withChain: the key of the row of ek_chains with the links
-//	rest     a Zstandard frame, with the dictionary of packedEvidence
+//	rest     a Zstandard frame or an S2 block, with the dictionary evidenceWords
 //
-// The frame contains the fields of the type evidence in order, each as its length (a uvarint) and
-// its bytes. Texts that also occur in other columns of the row are abbreviated (see names).
+// The rest contains the fields of the type evidence in order, each as its length (a uvarint) and
+// its bytes. Texts that follow from other columns of the row are abbreviated (see names).
 //
 // In a packed row, the columns iak_public, ek_certificate, iak_cert, idevid_cert, verdict and
 // ek_links are empty. Rows that earlier versions of the hub wrote are not packed until PackEvidence
-// packs them. A request that is not packed never begins with packedEvidence. A row that
-// stripEnrolment has emptied is not packed either.
+// packs them. A request that is not packed never begins with a form. A row that stripEnrolment has
+// emptied is not packed either.
+//
+// S2 needs a quarter of the CPU time of Zstandard, and its longer output is made up for by three
+// more abbreviations. The form packedS2 is only for databases that a single process uses: earlier
+// versions of the hub, which may still run during an upgrade of several hubs, cannot read it.
 const (
-	packedEvidence = 0xE1
-	withChain      = 1
+	packedZstd = 0xE1
+	packedS2   = 0xE2
+	withChain  = 1
 )
 
-// evidenceWords is the dictionary of packedEvidence: what most rows have in common, such as the
+// evidenceWords is the dictionary of packed evidence: what most rows have in common, such as the
 // parts of certificates and verdicts that never change, and the names of TPM makers. Never change
 // it, because stored rows cannot be read without it. Rows with a new dictionary would need another
-// first byte than packedEvidence.
+// form.
 //
 //go:embed dictionary/1
 var evidenceWords []byte
@@ -52,8 +60,9 @@ const maxEvidence = store.MaxPending
 
 var errBadEvidence = errors.New("the stored evidence is damaged")
 
-// The encoders and the decoder of packed evidence. They are safe for concurrent use.
+// The encoders and decoders of packed evidence. They are safe for concurrent use.
 var (
+	evidenceS2      = s2.MakeDictManual(evidenceWords, 0)
 	evidenceEncoder = newEncoder()
 	// shortEncoder compresses only repetitions. The other bytes of short evidence are keys, hashes
 	// and signatures, which entropy coding cannot make smaller.
@@ -62,8 +71,8 @@ var (
 		zstd.WithDecoderMaxMemory(maxEvidence), zstd.WithDecoderLowmem(true)))
 )
 
-// shortEvidence is the largest length of evidence that shortEncoder compresses. Longer evidence
-// contains a boot event log, which entropy coding does make smaller.
+// shortEvidence is the largest length of evidence that shortEncoder or evidenceS2 compresses. Longer
+// evidence contains a boot event log, which entropy coding does make smaller.
 const shortEvidence = 16 << 10
 
 func newEncoder(more ...zstd.EOption) *zstd.Encoder {
@@ -92,6 +101,7 @@ type evidence struct {
 	// texts, which is possible because they never change.
 	device, owner, token, model, serial string
 	iakName, idevidName                 []byte
+	ek                                  store.Hash
 }
 
 // chainKey is the key of a row of ek_chains: the first 16 bytes of the SHA-256 of the intermediate
@@ -100,7 +110,7 @@ type evidence struct {
 type chainKey [16]byte
 
 func evidenceOf(e *store.Enrolment) *evidence {
-	return &evidence{device: e.DeviceID, owner: e.Owner, token: e.TokenID, model: e.Model, serial: e.ProdSerial, iakName: e.IAKName, idevidName: e.IDevIDName,
+	return &evidence{device: e.DeviceID, owner: e.Owner, token: e.TokenID, model: e.Model, serial: e.ProdSerial, iakName: e.IAKName, idevidName: e.IDevIDName, ek: e.EK,
 		iakPublic: e.IAKPublic, ekCertificate: e.EKCertificate, iakCert: e.IAKCert, idevidCert: e.IDevIDCert,
 		verdict: e.Verdict, request: e.Request, ekLinks: e.EKLinks}
 }
@@ -128,23 +138,34 @@ const (
 )
 
 // names returns the texts that are abbreviated in packed evidence: values of other columns of the
-// row that certificates and verdicts repeat. Compression alone could not shorten the first
-// occurrence of each text.
-func (v *evidence) names() [8][]byte {
-	return [8][]byte{hex.AppendEncode(nil, v.iakName), []byte(v.device), []byte(v.owner), []byte(v.token), v.iakName, v.idevidName, []byte(v.model), []byte(v.serial)}
+// row that certificates and verdicts repeat, and what follows from these values. Compression alone
+// could not shorten the first occurrence of each text.
+func (v *evidence) names(form byte) [][]byte {
+	list := append(make([][]byte, 0, maxNames), hex.AppendEncode(nil, v.iakName), []byte(v.device), []byte(v.owner), []byte(v.token), v.iakName, v.idevidName, []byte(v.model), []byte(v.serial))
+	if form == packedS2 {
+		// The certification contains the qualified names of both keys, which are primary keys of
+		// the endorsement hierarchy, and the certificates contain the first half of the EK's hash.
+		iak, _ := tcg.EndorsementQualifiedName(v.iakName)
+		idevid, _ := tcg.EndorsementQualifiedName(v.idevidName)
+		list = append(list, iak, idevid, hex.AppendEncode(nil, v.ek[:len(v.ek)/2]))
+	}
+	return list
 }
+
+// maxNames is the largest number of texts that names returns.
+const maxNames = 11
 
 // minName is the length of the shortest text that is abbreviated.
 const minName = 8
 
 // abbreviate appends `b` to `out`, with abbreviations in place of the names.
-func (v *evidence) abbreviate(out, b []byte) []byte {
+func (v *evidence) abbreviate(form byte, out, b []byte) []byte {
 	// For each byte value, `first` says which names begin with it, and `second` says which names
 	// have it as their second byte: bit i is for names[i]. The bit `escaped` stands for the byte
 	// `escape`, which may be followed by any byte.
-	const escaped = 1 << 8
+	const escaped = 1 << maxNames
 	var first, second [256]uint16
-	names := v.names()
+	names := v.names(form)
 	for i, name := range names {
 		if len(name) >= minName {
 			first[name[0]] |= 1 << i
@@ -185,8 +206,8 @@ func (v *evidence) abbreviate(out, b []byte) []byte {
 }
 
 // expand replaces the abbreviations in b.
-func (v *evidence) expand(b []byte) ([]byte, error) {
-	names := v.names()
+func (v *evidence) expand(form byte, b []byte) ([]byte, error) {
+	names := v.names(form)
 	out := make([]byte, 0, 2*len(b))
 	for {
 		i := bytes.IndexByte(b, escape)
@@ -212,8 +233,9 @@ func (v *evidence) expand(b []byte) ([]byte, error) {
 // plainEvidence is a pool of buffers for evidence before it is compressed.
 var plainEvidence = sync.Pool{New: func() any { return &[2][]byte{make([]byte, 0, 8<<10), make([]byte, 0, 8<<10)} }}
 
-// pack returns the evidence in the form that the column `request` stores.
-func (v *evidence) pack() []byte {
+// pack returns the evidence as the column `request` stores it. If `shared` is true, hubs of an
+// earlier version must be able to read it.
+func (v *evidence) pack(shared bool) []byte {
 	buffers := plainEvidence.Get().(*[2][]byte)
 	defer plainEvidence.Put(buffers)
 	b := buffers[0][:0]
@@ -225,28 +247,39 @@ func (v *evidence) pack() []byte {
 		b = append(binary.AppendUvarint(b, uint64(len(*f))), *f...)
 	}
 	buffers[0] = b
-	b = v.abbreviate(buffers[1][:0], b)
+	form := byte(packedZstd)
+	if !shared && len(b) <= shortEvidence {
+		form = packedS2
+	}
+	b = v.abbreviate(form, buffers[1][:0], b)
 	buffers[1] = b
 	out := make([]byte, 2, 2<<10)
-	out[0] = packedEvidence
+	out[0] = form
 	if v.hasChain {
 		out[1] = withChain
 		out = append(out, v.chain[:]...)
 	}
-	if len(b) <= shortEvidence {
+	switch {
+	case form == packedS2:
+		buffers[0] = slices.Grow(buffers[0][:0], s2.MaxEncodedLen(len(b)))
+		return append(out, evidenceS2.Encode(buffers[0][:cap(buffers[0])], b)...)
+	case len(b) <= shortEvidence:
 		return shortEncoder.EncodeAll(b, out)
 	}
 	return evidenceEncoder.EncodeAll(b, out)
 }
 
 // isPacked reports whether a value of the column `request` is packed.
-func isPacked(request []byte) bool { return len(request) > 0 && request[0] == packedEvidence }
+func isPacked(request []byte) bool {
+	return len(request) > 0 && (request[0] == packedZstd || request[0] == packedS2)
+}
 
 // unpack reads a packed value of the column `request` into v. The fields of v then share one buffer.
 func (v *evidence) unpack(packed []byte) error {
-	if len(packed) < 2 || packed[0] != packedEvidence || packed[1] > withChain {
+	if len(packed) < 2 || !isPacked(packed) || packed[1] > withChain {
 		return errBadEvidence
 	}
+	form := packed[0]
 	v.hasChain = packed[1] == withChain
 	packed = packed[2:]
 	if v.hasChain {
@@ -255,9 +288,9 @@ func (v *evidence) unpack(packed []byte) error {
 		}
 		packed = packed[copy(v.chain[:], packed):]
 	}
-	b, err := evidenceDecoder.DecodeAll(packed, make([]byte, 0, 8<<10))
+	b, err := decompress(form, packed)
 	if err == nil {
-		b, err = v.expand(b)
+		b, err = v.expand(form, b)
 	}
 	if err != nil {
 		return errBadEvidence
@@ -278,15 +311,25 @@ func (v *evidence) unpack(packed []byte) error {
 	return nil
 }
 
+func decompress(form byte, b []byte) ([]byte, error) {
+	if form == packedZstd {
+		return evidenceDecoder.DecodeAll(b, make([]byte, 0, 8<<10))
+	}
+	if n, err := s2.DecodedLen(b); err != nil || n > maxEvidence {
+		return nil, errBadEvidence
+	}
+	return evidenceS2.Decode(nil, b)
+}
+
 // evidenceColumns are the columns that readEvidence reads. They require that the query names the
 // table enrolments `e`.
-const evidenceColumns = `e.device, e.owner, e.token, e.model, e.prod_serial, e.iak_name, e.idevid_name, e.iak_public, e.ek_certificate, e.iak_cert, e.idevid_cert, e.verdict, e.request, e.ek_links`
+const evidenceColumns = `e.device, e.owner, e.token, e.model, e.prod_serial, e.iak_name, e.idevid_name, e.ek, e.iak_public, e.ek_certificate, e.iak_cert, e.idevid_cert, e.verdict, e.request, e.ek_links`
 
 // readEvidence reads evidenceColumns, and unpacks a packed row. It does not read the table
 // ek_chains.
 func readEvidence(r *Row) (v evidence, err error) {
 	v.device, v.owner, v.token, v.model, v.serial = r.text(), r.text(), r.text(), r.text(), r.text()
-	v.iakName, v.idevidName = r.blob(), r.blob()
+	v.iakName, v.idevidName, v.ek = r.blob(), r.blob(), r.hash()
 	for _, f := range v.fields() {
 		*f = r.blob()
 	}
@@ -373,7 +416,7 @@ func (s *Store) PackEvidence(ctx context.Context, limit int) (more bool, err err
 		if rows, last, read, err = s.readToPack(ctx, after, limit); err != nil {
 			return false, err
 		}
-		packAll(rows)
+		packAll(rows, s.db.Shared())
 		if err := s.db.Write(ctx, func(c Conn) error { return s.writePacked(c, rows, last, read == limit) }); err != nil {
 			return false, err
 		}
@@ -407,7 +450,7 @@ func (s *Store) readToPack(ctx context.Context, after string, limit int) (rows [
 
 // packAll packs rows. Rows with the same links share one row of ek_chains. Many rows do, because
 // most TPMs come from a few makers.
-func packAll(rows []packedRow) {
+func packAll(rows []packedRow, shared bool) {
 	times := map[string]int{}
 	for i := range rows {
 		times[string(rows[i].v.ekLinks)]++
@@ -417,7 +460,7 @@ func packAll(rows []packedRow) {
 		if times[string(row.v.ekLinks)] > 1 {
 			row.v.share()
 		}
-		row.after = row.v.pack()
+		row.after = row.v.pack(shared)
 	}
 }
 

@@ -3,10 +3,13 @@ package sqlstore
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
 	"testing"
+
+	"gangway/hub/store"
 )
 
 // TestEvidenceIsPackedWithoutLoss packs random evidence. Its fields repeat the row's other values
@@ -21,8 +24,8 @@ func TestEvidenceIsPackedWithoutLoss(t *testing.T) {
 		if seed%10 == 9 { // another encoder packs long evidence
 			v.request = bytes.Repeat(v.request, 1+2*shortEvidence/(1+len(v.request)))
 		}
-		packed := v.pack()
-		got := evidence{device: v.device, owner: v.owner, token: v.token, model: v.model, serial: v.serial, iakName: v.iakName, idevidName: v.idevidName}
+		packed := v.pack(seed%4 < 2)
+		got := evidence{device: v.device, owner: v.owner, token: v.token, model: v.model, serial: v.serial, iakName: v.iakName, idevidName: v.idevidName, ek: v.ek}
 		if err := got.unpack(packed); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
@@ -45,7 +48,7 @@ func randomEvidence(seed uint64) evidence {
 	r := rand.New(rand.NewPCG(seed, 1))
 	// With only a few different bytes, the row's names also occur in the evidence by chance, and
 	// overlap with abbreviations.
-	few := []byte{escape, noName, noName + 1, noName + 7, 0, 'a', 'b', escape}
+	few := []byte{escape, noName, noName + 1, noName + 7, noName + maxNames, 'a', 'b', escape}
 	some := func(n int) []byte {
 		b := make([]byte, n)
 		for i := range b {
@@ -55,10 +58,10 @@ func randomEvidence(seed uint64) evidence {
 		}
 		return b
 	}
-	v := evidence{device: string(some(8 + r.IntN(4))), owner: "aaaaaaaa", token: string(some(8)), model: "ab" + string(some(6)), iakName: some(34), idevidName: append([]byte{0}, some(9)...)}
+	v := evidence{device: string(some(8 + r.IntN(4))), owner: "aaaaaaaa", token: string(some(8)), model: "ab" + string(some(6)), iakName: append([]byte{0, 0xb}, some(32)...), idevidName: append([]byte{0}, some(9)...), ek: store.Hash(some(32))}
 	for _, f := range v.fields() {
 		for range r.IntN(12) {
-			names := v.names()
+			names := v.names(packedS2)
 			name := names[r.IntN(len(names))]
 			*f = append(append(*f, some(r.IntN(5))...), name[:r.IntN(len(name)+1)]...)
 			*f = append(*f, name...)
@@ -73,17 +76,19 @@ func TestDamagedEvidenceIsAnError(t *testing.T) {
 	t.Parallel()
 	v := randomEvidence(3)
 	v.share()
-	packed := v.pack()
-	for n := range len(packed) {
-		if err := new(evidence).unpack(packed[:n]); !errors.Is(err, errBadEvidence) {
-			t.Fatalf("the first %d of %d bytes: %v", n, len(packed), err)
-		}
-	}
 	r := rand.New(rand.NewPCG(5, 5))
-	for range 1000 {
-		bad := bytes.Clone(packed)
-		bad[r.IntN(len(bad))] ^= 1 << r.IntN(8)
-		_ = v.unpack(bad) // must not panic
+	for _, shared := range []bool{true, false} {
+		packed := v.pack(shared)
+		for n := range len(packed) {
+			if err := new(evidence).unpack(packed[:n]); !errors.Is(err, errBadEvidence) {
+				t.Fatalf("the first %d of %d bytes: %v", n, len(packed), err)
+			}
+		}
+		for range 1000 {
+			bad := bytes.Clone(packed)
+			bad[r.IntN(len(bad))] ^= 1 << r.IntN(8)
+			_ = v.unpack(bad) // must not panic
+		}
 	}
 	for name, b := range map[string][]byte{
 		"a field longer than the frame": {200, 1},
@@ -92,8 +97,10 @@ func TestDamagedEvidenceIsAnError(t *testing.T) {
 		"an unknown abbreviation":       {2, escape, noName + 60, 0, 0, 0, 0, 0, 0},
 		"half an abbreviation":          {1, escape},
 	} {
-		if err := new(evidence).unpack(evidenceEncoder.EncodeAll(b, []byte{packedEvidence, 0})); !errors.Is(err, errBadEvidence) {
-			t.Errorf("%s: %v", name, err)
+		for _, packed := range [][]byte{evidenceEncoder.EncodeAll(b, []byte{packedZstd, 0}), append([]byte{packedS2, 0}, evidenceS2.Encode(nil, b)...)} {
+			if err := new(evidence).unpack(packed); !errors.Is(err, errBadEvidence) {
+				t.Errorf("%s, form %x: %v", name, packed[0], err)
+			}
 		}
 	}
 }
@@ -101,16 +108,21 @@ func TestDamagedEvidenceIsAnError(t *testing.T) {
 // A small row must not make the hub allocate more than maxEvidence when it is unpacked.
 func TestEvidenceOfADecompressionBombIsAnError(t *testing.T) {
 	t.Parallel()
-	bomb := evidenceEncoder.EncodeAll(make([]byte, maxEvidence+1), []byte{packedEvidence, 0})
-	if len(bomb) > 64<<10 {
-		t.Fatalf("the bomb has %d bytes", len(bomb))
-	}
-	if err := new(evidence).unpack(bomb); !errors.Is(err, errBadEvidence) {
-		t.Error(err)
+	for _, bomb := range [][]byte{
+		evidenceEncoder.EncodeAll(make([]byte, maxEvidence+1), []byte{packedZstd, 0}),
+		append([]byte{packedS2, 0}, evidenceS2.Encode(nil, make([]byte, maxEvidence+1))...),
+		binary.AppendUvarint([]byte{packedS2, 0}, 1<<31), // it claims a length
+	} {
+		if len(bomb) > 4<<20 {
+			t.Fatalf("the bomb has %d bytes", len(bomb))
+		}
+		if err := new(evidence).unpack(bomb); !errors.Is(err, errBadEvidence) {
+			t.Error(err)
+		}
 	}
 	v := evidence{iakName: make([]byte, 1<<10)} // abbreviations that expand to 2 KiB each
 	many := bytes.Repeat([]byte{escape, noName + 1}, maxEvidence/(2<<10)+2)
-	if _, err := v.expand(many); !errors.Is(err, errBadEvidence) {
+	if _, err := v.expand(packedZstd, many); !errors.Is(err, errBadEvidence) {
 		t.Error(err)
 	}
 }
@@ -122,13 +134,17 @@ func TestEvidenceDictionaryStays(t *testing.T) {
 	if sum := sha256.Sum256(evidenceWords); hex.EncodeToString(sum[:]) != want {
 		t.Errorf("the dictionary has changed: %x", sum)
 	}
-	const stored = "e10028b52ffd010001e500001401000000002b7d5d7d44206f6620f7822e0002140b227440164f0b"
-	packed, err := hex.DecodeString(stored)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v := evidence{device: "0123456789abcdef01234567", owner: "owner of it", token: "token of it"}
-	if err := v.unpack(packed); err != nil || string(v.request) != "The request is signed by the IDevID key of 0123456789abcdef01234567." || string(v.verdict) != `{"steps":[{"check":"ownership","ok":true}]}` {
-		t.Errorf("%v: %q, %q", err, v.request, v.verdict)
+	v := evidence{device: "0123456789abcdef01234567", owner: "owner of it", token: "token of it", ek: store.Hash{1, 2, 3}, iakName: append([]byte{0, 11}, make([]byte, 32)...)}
+	for stored, request := range map[string]string{
+		"e10028b52ffd010001e500001401000000002b7d5d7d44206f6620f7822e0002140b227440164f0b":           "The request is signed by the IDevID key of 0123456789abcdef01234567.",
+		"e2007010000000002b9ec20b107d5d7d91019a380858206f6620f7822c20454b20f78b2c2049414b20f7892e00": "The request is signed by the IDevID key of 0123456789abcdef01234567, EK 01020300000000000000000000000000, IAK " + string(v.names(packedS2)[8]) + ".",
+	} {
+		packed, err := hex.DecodeString(stored)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.unpack(packed); err != nil || string(v.request) != request || string(v.verdict) != `{"steps":[{"check":"ownership","ok":true}]}` {
+			t.Errorf("%v: %q, %q", err, v.request, v.verdict)
+		}
 	}
 }

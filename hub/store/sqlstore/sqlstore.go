@@ -35,6 +35,9 @@ type DB interface {
 	Snapshot(ctx context.Context, run func(Conn) error) error
 	// Search is like Snapshot, for queries that find their rows by an index.
 	Search(ctx context.Context, run func(Conn) error) error
+	// Shared reports whether other processes may use the database, perhaps of earlier versions of
+	// the hub.
+	Shared() bool
 	// LastText returns an argument that is greater than every text in the database.
 	LastText() any
 }
@@ -50,6 +53,12 @@ type Conn interface {
 	// returned by a later call, or only after the operation has returned; in both cases, the
 	// operation changes nothing.
 	Do(s *Statement, args ...any) error
+	// Then runs a statement as Do does, and later calls the function `f` with the number of changed
+	// rows: at the latest after the operation has returned, but before the transaction commits. `f`
+	// may use the connection, and is a part of the operation: it may set results, and its error
+	// counts as an error of the operation. A driver can so send the statements of many operations
+	// together, although each operation needs a result.
+	Then(s *Statement, f func(changed int64) error, args ...any) error
 	// One returns the first row of a query. `ok` is false if the query has no row. The row is valid
 	// until the connection is used again, but values that were read from it stay valid.
 	One(s *Statement, args ...any) (r Row, ok bool, err error)
