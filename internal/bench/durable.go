@@ -25,6 +25,10 @@ type Durable struct {
 	Crypto     float64 `json:"crypto_per_second"`
 	Enrolments float64 `json:"enrolments_per_second"`
 	Share      float64 `json:"share"`
+	// HubCPU and ServerCPU are the CPU times of an enrolment, in microseconds: of the hub's process,
+	// and of PostgreSQL's processes for the hub.
+	HubCPU    float64 `json:"hub_cpu_us"`
+	ServerCPU float64 `json:"server_cpu_us,omitempty"`
 	// OpsPerCommit is the mean number of enrolments that shared a commit.
 	OpsPerCommit float64 `json:"ops_per_commit"`
 }
@@ -52,7 +56,11 @@ func measureDurable(maker *fleet.Maker, n int) (out []Durable, err error) {
 		if err != nil {
 			return nil, err
 		}
-		d, err := durable(maker, h, ek, n/rounds)
+		served := func() time.Duration { return 0 }
+		if name == "PostgreSQL" {
+			served = own.CPU
+		}
+		d, err := durable(maker, h, ek, n/rounds, served)
 		h.close()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -95,8 +103,9 @@ func openPostgres(maker *fleet.Maker, own *pgtest.Server) (*testHub, error) {
 }
 
 // durable alternates between two measurements: the unavoidable cryptography of `n` enrolments
-// alone, and the `n` enrolments themselves.
-func durable(maker *fleet.Maker, h *testHub, ek string, n int) (*Durable, error) {
+// alone, and the `n` enrolments themselves. `served` returns the CPU time of the database's
+// processes.
+func durable(maker *fleet.Maker, h *testHub, ek string, n int, served func() time.Duration) (*Durable, error) {
 	fmt.Fprintf(os.Stderr, "making %d emulated devices for durable enrolments ...\n", n*rounds)
 	l, err := makeLoad(maker, ek, n*rounds+1, h.token)
 	if err != nil {
@@ -111,7 +120,7 @@ func durable(maker *fleet.Maker, h *testHub, ek string, n int) (*Durable, error)
 	if _, err := h.service.Enrol(ctx, l.requests[n*rounds], "127.0.0.1"); err != nil {
 		return nil, err
 	}
-	var crypto, enrolments, shares []float64
+	var crypto, enrolments, shares, hubCPU, serverCPU []float64
 	for i := range rounds {
 		requests := l.requests[i*n : (i+1)*n]
 		us, err := prepareAll(requests)
@@ -129,6 +138,7 @@ func durable(maker *fleet.Maker, h *testHub, ek string, n int) (*Durable, error)
 		if err != nil {
 			return nil, err
 		}
+		used, before := cpu(), served()
 		e, err := perSecond(n, func(i int) error {
 			_, err := h.service.Enrol(ctx, requests[i], "127.0.0.1")
 			return err
@@ -136,9 +146,10 @@ func durable(maker *fleet.Maker, h *testHub, ek string, n int) (*Durable, error)
 		if err != nil {
 			return nil, err
 		}
+		hubCPU, serverCPU = append(hubCPU, micros(cpu()-used, n)), append(serverCPU, micros(served()-before, n))
 		crypto, enrolments, shares = append(crypto, c), append(enrolments, e), append(shares, e/c)
 	}
-	return &Durable{EK: ek, Rounds: rounds, Crypto: median(crypto), Enrolments: median(enrolments), Share: median(shares), OpsPerCommit: h.perCommit()}, nil
+	return &Durable{EK: ek, Rounds: rounds, Crypto: median(crypto), Enrolments: median(enrolments), Share: median(shares), HubCPU: median(hubCPU), ServerCPU: median(serverCPU), OpsPerCommit: h.perCommit()}, nil
 }
 
 func perSecond(n int, f func(i int) error) (float64, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,8 @@ type conn struct {
 	// batch has the statements that Do and Then have not sent yet, and `pending` is their number.
 	batch   *pgconn.Batch
 	pending int
+	// again describes the statements of Again in the batch, with their arguments.
+	again []string
 	// awaited has the statements of Then whose functions have not been called yet.
 	awaited []awaited
 
@@ -197,6 +200,21 @@ func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	return nil
 }
 
+// Again implements sqlstore.Conn.
+func (c *conn) Again(s *sqlstore.Statement, args ...any) error {
+	call := fmt.Sprintf("%d %q", s.Index, args)
+	if slices.Contains(c.again, call) {
+		return nil
+	}
+	if err := c.Do(s, args...); err != nil {
+		return err
+	}
+	if c.pending > 0 {
+		c.again = append(c.again, call)
+	}
+	return nil
+}
+
 // Then implements sqlstore.Conn. The function `f` is called by the method `settle`.
 func (c *conn) Then(s *sqlstore.Statement, f func(changed int64) error, args ...any) error {
 	if err := c.add(s, args); err != nil {
@@ -240,7 +258,7 @@ func (c *conn) flush() error {
 func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	n := c.pending
 	results := c.pg.ExecBatch(c.ctx, c.batch)
-	c.batch, c.pending = &pgconn.Batch{}, 0
+	c.batch, c.pending, c.again = &pgconn.Batch{}, 0, c.again[:0]
 	next := 0 // the next awaited statement
 	for next < len(c.awaited) && c.awaited[next].at == 0 {
 		next++
@@ -263,7 +281,9 @@ func (c *conn) send(last func(*pgconn.ResultReader)) error {
 
 // The method `forget` discards the statements of the batch without sending them, and the functions
 // that were passed to Then.
-func (c *conn) forget() { c.batch, c.pending, c.awaited = &pgconn.Batch{}, 0, nil }
+func (c *conn) forget() {
+	c.batch, c.pending, c.again, c.awaited = &pgconn.Batch{}, 0, nil, nil
+}
 
 // The method `fail` records the error of the first statement that failed, and returns its argument.
 func (c *conn) fail(err error) error {

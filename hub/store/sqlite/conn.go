@@ -321,6 +321,9 @@ func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	return err
 }
 
+// Again implements sqlstore.Conn.
+func (c *conn) Again(s *sqlstore.Statement, args ...any) error { return c.Do(s, args...) }
+
 // Then implements sqlstore.Conn.
 func (c *conn) Then(s *sqlstore.Statement, f func(changed int64) error, args ...any) error {
 	changed, err := c.Exec(s, args...)

@@ -139,7 +139,7 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 			if err := s.storeChain(c, v); err != nil {
 				return err
 			}
-			if err := c.Do(pushOutEnrolments, e.Owner, int64(store.MaxPending)); err != nil || !e.EKKnown {
+			if err := c.Again(pushOutEnrolments, e.Owner, int64(store.MaxPending)); err != nil || !e.EKKnown {
 				return err
 			}
 			return s.keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)

@@ -53,6 +53,10 @@ type Conn interface {
 	// returned by a later call, or only after the operation has returned; in both cases, the
 	// operation changes nothing.
 	Do(s *Statement, args ...any) error
+	// Again is like Do, for a statement that need not run again if an equal call of Again came shortly
+	// before. A driver may leave the statement out if the statement of the other call has not been
+	// sent yet.
+	Again(s *Statement, args ...any) error
 	// Then runs a statement as Do does, and later calls the function `f` with the number of changed
 	// rows: at the latest after the operation has returned, but before the transaction commits. `f`
 	// may use the connection, and is a part of the operation: it may set results, and its error

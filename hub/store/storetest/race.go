@@ -83,6 +83,42 @@ var raceTests = []test{
 			}
 		}
 	}},
+	// Enrolments that arrive together share a transaction. One of them may violate a constraint, and
+	// the transaction is then repeated without it.
+	{"OneEnrolmentOfManyIsRefused", func(f *fixture) {
+		const enrolments = 40
+		errs := make([]error, enrolments)
+		stored := make([]store.Enrolment, enrolments)
+		all := make([]store.Enrolment, enrolments)
+		var run []func()
+		for i := range enrolments {
+			all[i] = Machine{Name: fmt.Sprint(i)}.Enrolment(f.owner.ID, f.token.ID)
+			if i%10 == 1 {
+				all[i].IDevIDHash = all[i-1].IDevIDHash
+			}
+			run = append(run, func() { stored[i], errs[i] = f.BeginEnrolment(f.ctx, all[i], Epoch) })
+		}
+		together(run...)
+		for i, err := range errs {
+			if i%10 > 1 {
+				f.must(err)
+			}
+			if i%10 == 1 {
+				first, second := err, errs[i-1]
+				if (first == nil) == (second == nil) {
+					f.Fatalf("of two enrolments with the same certificate, both or none were stored: %v, %v", first, second)
+				}
+				f.refused(errors.Join(first, second), store.ErrExists)
+			}
+			if err == nil {
+				equal(f, "the answer's request", stored[i].RequestHash, all[i].RequestHash)
+				equal(f, "the state", f.state(all[i]), store.Pending)
+				continue
+			}
+			_, err := f.Enrolment(f.ctx, all[i].RequestHash)
+			f.refused(err, store.ErrNotFound)
+		}
+	}},
 	{"TwentyTimesTheSameRequest", func(f *fixture) {
 		const times = 20
 		first := Machine{Name: "one"}.Enrolment(f.owner.ID, f.token.ID)
