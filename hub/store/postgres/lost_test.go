@@ -165,12 +165,14 @@ func TestCrashedServerForgetsNothing(t *testing.T) {
 	t.Cleanup(own.Stop) // after the store is closed
 	l := newLoad(t, own, open(t, postgres.Config{URL: own.URL("postgres")}), "postgres")
 	done := make(chan struct{})
+	var crashes atomic.Int64
 	go func() {
 		defer close(done)
-		l.run(4, 12)
+		for l.rounds == 0 || crashes.Load() == 0 && !t.Failed() { // on a fast machine, a round may end before the first crash
+			l.run(4, 12)
+		}
 	}()
-	crashes := 0
-	for more := true; more; crashes++ {
+	for more := true; more; {
 		select {
 		case <-done:
 			more = false
@@ -179,12 +181,10 @@ func TestCrashedServerForgetsNothing(t *testing.T) {
 			if err := own.Run(); err != nil {
 				t.Fatal(err)
 			}
+			crashes.Add(1)
 		}
 	}
 	l.check()
-	if crashes < 2 {
-		t.Errorf("the server crashed %d times only", crashes-1)
-	}
 }
 
 func nameOf(address string) string {

@@ -75,7 +75,9 @@ func dsn(path string) string {
 	return u.String()
 }
 
-func openConn(path string, pragmas ...string) (_ *conn, err error) {
+// openConn opens a connection that uses the VFS with this name. If `vfs` is empty, it uses SQLite's
+// default VFS.
+func openConn(path, vfs string, pragmas ...string) (_ *conn, err error) {
 	c := &conn{tls: libc.NewTLS(), stmts: make([]uintptr, len(sqlstore.Statements()))}
 	defer func() {
 		if err != nil {
@@ -87,11 +89,18 @@ func openConn(path string, pragmas ...string) (_ *conn, err error) {
 		return nil, err
 	}
 	defer libc.Xfree(c.tls, name)
+	var module uintptr
+	if vfs != "" {
+		if module, err = libc.CString(vfs); err != nil {
+			return nil, err
+		}
+		defer libc.Xfree(c.tls, module)
+	}
 	out := libc.Xcalloc(c.tls, 1, pointerSize)
 	defer libc.Xfree(c.tls, out)
 	// NOMUTEX: SQLite needs no mutex, because only one goroutine at a time uses the connection.
 	rc := sqlite3.Xsqlite3_open_v2(c.tls, name, out, sqlite3.SQLITE_OPEN_READWRITE|
-		sqlite3.SQLITE_OPEN_URI|sqlite3.SQLITE_OPEN_NOMUTEX|sqlite3.SQLITE_OPEN_EXRESCODE, 0)
+		sqlite3.SQLITE_OPEN_URI|sqlite3.SQLITE_OPEN_NOMUTEX|sqlite3.SQLITE_OPEN_EXRESCODE, module)
 	c.db = *(*uintptr)(pointer(out))
 	if rc != sqlite3.SQLITE_OK {
 		return nil, c.failure(rc)

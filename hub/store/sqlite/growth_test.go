@@ -43,6 +43,9 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 			if name == "forget unproven" && strings.Contains(detail, "events_age") {
 				t.Errorf("strangers' events are looked for among all: %s", detail)
 			}
+			if strings.HasPrefix(name, "revoke pending") && !strings.Contains(detail, "enrolments_pending_ek") {
+				t.Errorf("%s reads the pending enrolments of other TPMs: %s", name, detail)
+			}
 			// The subqueries of this statement have at most 64 rows.
 			if name == "push out enrolments" && (detail == "SCAN oldest" || detail == "SCAN summed" || strings.HasPrefix(detail, "SCAN (subquery-")) {
 				continue

@@ -28,7 +28,7 @@ type readers struct {
 
 func openReaders(path string, n int) (*readers, error) {
 	r := &readers{size: n, idle: make(chan *conn, n), closed: make(chan struct{}), open: func() (*conn, error) {
-		return openConn(path, "query_only = ON", "cache_size = -8192", "temp_store = MEMORY")
+		return openConn(path, "", "query_only = ON", "cache_size = -8192", "temp_store = MEMORY")
 	}}
 	c, err := r.open()
 	if err != nil {

@@ -41,8 +41,11 @@ var (
 )
 
 func openWriter(path string) (*writer, error) {
-	c, err := openConn(path,
-		"synchronous = FULL",
+	if err := registerWAL(); err != nil {
+		return nil, err
+	}
+	c, err := openConn(path, walVFS,
+		"synchronous = FULL", // required by walVFS
 		"foreign_keys = ON",
 		"cache_size = -16384", // KiB
 		"temp_store = MEMORY",

@@ -33,9 +33,10 @@ var (
 	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
 	// Revokes pending enrolments and removes their evidence, which no TPM has proven, just as the
-	// statement `expire` does.
+	// statement `expire` does. A device's pending enrolments are found by its EK, from which its id is
+	// computed.
 	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
-		WHERE device = ? AND owner = ? AND state = 'p'`)
+		WHERE ek = ? AND +owner = ? AND +device = ? AND state = 'p'`)
 	letTPMGo   = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
 	deleteAIKs = prepared(`WITH RECURSIVE activated (id, iak_name, previous) AS (
 			SELECT id, iak_name, previous FROM enrolments WHERE id = ?
@@ -200,7 +201,7 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		if err := c.Do(revokeEnrolment, active); err != nil {
 			return err
 		}
-		if err := c.Do(revokePending, id, owner); err != nil {
+		if err := c.Do(revokePending, ek[:], owner, id); err != nil {
 			return err
 		}
 		if err := c.Do(letTPMGo, ek[:]); err != nil {

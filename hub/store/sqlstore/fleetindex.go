@@ -12,10 +12,11 @@ import (
 )
 
 // When devices change, triggers of the schema update the table device_search and the counters: see
-// migrations/0022_fleet.sql. SQLite can neither split texts into words nor compute hashes, so
-// triggers cannot update the tables device_words and device_meta_terms: the functions of this file
-// do. Each method that writes a nick, an owner, an enrolment or metadata calls one of these
-// functions. storetest.FleetModel tests that the tables agree with the list of all devices.
+// migrations/0022_fleet.sql and, for the counters, migrations/0050_fewer_changes.sql. SQLite can
+// neither split texts into words nor compute hashes, so triggers cannot update the tables
+// device_words and device_meta_terms: the functions of this file do. Each method that writes a
+// nick, an owner, an enrolment or metadata calls one of these functions. storetest.FleetModel tests
+// that the tables agree with the list of all devices.
 
 const (
 	// Bounds on what is indexed for a device.

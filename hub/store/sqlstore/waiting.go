@@ -43,7 +43,7 @@ var (
 		decided = excluded.decided, verdict = excluded.verdict, request = excluded.request`)
 	deleteWaiting   = prepared(`DELETE FROM waiting WHERE owner = ? AND ek = ?`)
 	revokePendingOf = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
-		WHERE ek = ? AND owner = ? AND state = 'p'`)
+		WHERE ek = ? AND +owner = ? AND state = 'p'`)
 	expireWaiting = prepared(`DELETE FROM waiting WHERE id IN
 		(SELECT id FROM waiting WHERE answered = '[]' AND expires <= ? ORDER BY expires LIMIT ?)`)
 )
