@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -46,8 +45,7 @@ type conn struct {
 	// batch has the statements that Do and Then have not sent yet, and `pending` is their number.
 	batch   *pgconn.Batch
 	pending int
-	// again describes the statements of Again in the batch, with their arguments.
-	again []string
+	again   sqlstore.Later // the calls of Again in the running transaction
 	// awaited has the statements of Then whose functions have not been called yet.
 	awaited []awaited
 
@@ -200,18 +198,9 @@ func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	return nil
 }
 
-// Again implements sqlstore.Conn.
+// Again implements sqlstore.Conn. The method `settle` runs the statement.
 func (c *conn) Again(s *sqlstore.Statement, args ...any) error {
-	call := fmt.Sprintf("%d %q", s.Index, args)
-	if slices.Contains(c.again, call) {
-		return nil
-	}
-	if err := c.Do(s, args...); err != nil {
-		return err
-	}
-	if c.pending > 0 {
-		c.again = append(c.again, call)
-	}
+	c.again.Add(s, args)
 	return nil
 }
 
@@ -229,11 +218,15 @@ func (c *conn) Then(s *sqlstore.Statement, f func(changed int64) error, args ...
 }
 
 // settle sends the batch, and then calls the functions that were passed to Then, in order. It calls
-// `failed` with the error of each of them that fails, and the number of its operation.
+// `failed` with the error of each of them that fails, and the number of its operation. Finally, it
+// runs the statements that were passed to Again.
 func (c *conn) settle(failed func(job int, err error)) error {
 	for {
-		if err := c.flush(); err != nil || len(c.awaited) == 0 {
+		if err := c.flush(); err != nil {
 			return err
+		}
+		if len(c.awaited) == 0 {
+			break
 		}
 		ready := c.awaited
 		c.awaited = nil
@@ -244,6 +237,10 @@ func (c *conn) settle(failed func(job int, err error)) error {
 			}
 		}
 	}
+	if err := c.again.Run(c); err != nil {
+		return err
+	}
+	return c.flush()
 }
 
 // flush sends the batch and waits for its results.
@@ -258,7 +255,7 @@ func (c *conn) flush() error {
 func (c *conn) send(last func(*pgconn.ResultReader)) error {
 	n := c.pending
 	results := c.pg.ExecBatch(c.ctx, c.batch)
-	c.batch, c.pending, c.again = &pgconn.Batch{}, 0, c.again[:0]
+	c.batch, c.pending = &pgconn.Batch{}, 0
 	next := 0 // the next awaited statement
 	for next < len(c.awaited) && c.awaited[next].at == 0 {
 		next++
@@ -282,7 +279,8 @@ func (c *conn) send(last func(*pgconn.ResultReader)) error {
 // The method `forget` discards the statements of the batch without sending them, and the functions
 // that were passed to Then.
 func (c *conn) forget() {
-	c.batch, c.pending, c.again, c.awaited = &pgconn.Batch{}, 0, nil, nil
+	c.batch, c.pending, c.awaited = &pgconn.Batch{}, 0, nil
+	c.again.Forget()
 }
 
 // The method `fail` records the error of the first statement that failed, and returns its argument.

@@ -42,6 +42,8 @@ type conn struct {
 	// writer clears and reads this field.
 	wrote bool
 
+	again sqlstore.Later // the calls of Again in the running transaction
+
 	work workCounters
 }
 
@@ -321,8 +323,11 @@ func (c *conn) Do(s *sqlstore.Statement, args ...any) error {
 	return err
 }
 
-// Again implements sqlstore.Conn.
-func (c *conn) Again(s *sqlstore.Statement, args ...any) error { return c.Do(s, args...) }
+// Again implements sqlstore.Conn. The writer runs the statement before the commit.
+func (c *conn) Again(s *sqlstore.Statement, args ...any) error {
+	c.again.Add(s, args)
+	return nil
+}
 
 // Then implements sqlstore.Conn.
 func (c *conn) Then(s *sqlstore.Statement, f func(changed int64) error, args ...any) error {

@@ -129,6 +129,7 @@ func (w *writer) together(batch []*sqlstore.Job) (wrote, spoiled bool, err error
 	if err := w.conn.control(begin); err != nil {
 		return false, false, err
 	}
+	w.conn.again.Forget()
 	for _, j := range batch {
 		w.conn.wrote = false
 		j.Err = j.Run(w.conn)
@@ -138,7 +139,7 @@ func (w *writer) together(batch []*sqlstore.Job) (wrote, spoiled bool, err error
 		}
 		wrote = wrote || w.conn.wrote
 	}
-	return wrote, false, nil
+	return wrote, false, w.conn.again.Run(w.conn)
 }
 
 // The method `apart` runs the jobs in one transaction, each in its own savepoint.
@@ -151,7 +152,10 @@ func (w *writer) apart(batch []*sqlstore.Job) (wrote bool, err error) {
 			return false, err
 		}
 		w.conn.wrote = false
-		j.Err = j.Run(w.conn)
+		w.conn.again.Forget()
+		if j.Err = j.Run(w.conn); j.Err == nil {
+			j.Err = w.conn.again.Run(w.conn)
+		}
 		if j.Err != nil {
 			if err := w.conn.control(rollbackTo); err != nil {
 				// The savepoint no longer exists, because SQLite has rolled back the transaction.

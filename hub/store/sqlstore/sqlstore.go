@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,9 +54,8 @@ type Conn interface {
 	// returned by a later call, or only after the operation has returned; in both cases, the
 	// operation changes nothing.
 	Do(s *Statement, args ...any) error
-	// Again is like Do, for a statement that need not run again if an equal call of Again came shortly
-	// before. A driver may leave the statement out if the statement of the other call has not been
-	// sent yet.
+	// Again is like Do, but the statement runs at the end of the transaction, and only once for all
+	// equal calls in the transaction.
 	Again(s *Statement, args ...any) error
 	// Then runs a statement as Do does, and later calls the function `f` with the number of changed
 	// rows: at the latest after the operation has returned, but before the transaction commits. `f`
@@ -73,6 +73,37 @@ type Conn interface {
 	// memory for queries with many rows.
 	EachColumns(s *Statement, f func(Columns) (more bool, err error), args ...any) error
 }
+
+// Later has the statements that Conn.Again must run at the end of a transaction.
+type Later struct{ calls []laterCall }
+
+type laterCall struct {
+	name      string // describes the statement and its arguments
+	statement *Statement
+	args      []any
+}
+
+// Add adds a call, unless there is an equal one.
+func (l *Later) Add(s *Statement, args []any) {
+	name := fmt.Sprintf("%d %q", s.Index, args)
+	if !slices.ContainsFunc(l.calls, func(c laterCall) bool { return c.name == name }) {
+		l.calls = append(l.calls, laterCall{name, s, args})
+	}
+}
+
+// Run runs the statements and forgets them.
+func (l *Later) Run(c Conn) error {
+	for _, call := range l.calls {
+		if err := c.Do(call.statement, call.args...); err != nil {
+			return err
+		}
+	}
+	l.Forget()
+	return nil
+}
+
+// Forget removes all calls.
+func (l *Later) Forget() { l.calls = l.calls[:0] }
 
 // The function `one` returns the first row of a query, as Conn.One does. If the query has no row,
 // it returns store.ErrNotFound.
