@@ -114,15 +114,18 @@ func openWAL(tls *libc.TLS, _, name, file uintptr, flags int32, out uintptr) int
 	return rc
 }
 
-// The method `flush` writes the waiting bytes to the file. If it fails, the bytes are lost: SQLite
-// then rolls the transaction back, because nothing was synced.
+// The method `flush` writes the waiting bytes to the file. If it fails, they keep waiting: they may
+// belong to an operation of the transaction that succeeded before, and must then be in the log when
+// the transaction commits.
 func (w *walFile) flush(tls *libc.TLS, file uintptr) int32 {
 	if w.size == 0 {
 		return sqlite3.SQLITE_OK
 	}
-	n := w.size
-	w.size = 0
-	return called[readFunc](w.of().FxWrite)(tls, file, w.buffer, int32(n), w.at)
+	rc := called[readFunc](w.of().FxWrite)(tls, file, w.buffer, int32(w.size), w.at)
+	if rc == sqlite3.SQLITE_OK {
+		w.size = 0
+	}
+	return rc
 }
 
 func writeWAL(tls *libc.TLS, file, p uintptr, n int32, at int64) int32 {
@@ -162,9 +165,12 @@ func truncateWAL(tls *libc.TLS, file uintptr, size int64) int32 {
 	return called[truncateFunc](w.of().FxTruncate)(tls, file, size)
 }
 
+// syncWAL drops the waiting bytes if it cannot write them: the commit then fails, and SQLite rolls the
+// whole transaction back.
 func syncWAL(tls *libc.TLS, file uintptr, flags int32) int32 {
 	w := walFileOf(file)
 	if rc := w.flush(tls, file); rc != sqlite3.SQLITE_OK {
+		w.size = 0
 		return rc
 	}
 	return called[syncFunc](w.of().FxSync)(tls, file, flags)

@@ -95,12 +95,59 @@ func messages(t *testing.T, c *conn) (found string) {
 	return found
 }
 
-// If the disk is full, a commit fails although its writes to the log only waited in memory. As soon
-// as the disk has free space, the next commit succeeds, and the failed one has left no trace.
-func TestCommitFailsOnAFullDisk(t *testing.T) {
+// The disk is full while one operation of a transaction writes more than SQLite's cache can hold. The
+// operation fails, but the transaction commits the others: also the pages that an earlier operation
+// has written to the log, and that were still waiting in memory.
+func TestFullDiskFailsOnlyTheOperationThatNeedsIt(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,mode=700"); err != nil {
+	dir := smallDisk(t, "16m")
+	s, err := Open(t.Context(), filepath.Join(dir, "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.writer.do(t.Context(), func(c *conn) error { return c.pragma("cache_size = 10") }); err != nil {
+		t.Fatal(err)
+	}
+	ballast := filepath.Join(dir, "ballast")
+	const rows = 1000
+	many := func(c sqlstore.Conn) error { return c.Do(manyMessages, int64(rows)) }
+	jobs := []*sqlstore.Job{{Run: many}, {Run: func(c sqlstore.Conn) error {
+		if err := os.WriteFile(ballast, make([]byte, 16<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("fill the disk: %v", err)
+		}
+		return c.Do(manyMessages, int64(10*rows))
+	}}, {Run: func(c sqlstore.Conn) error { return errors.Join(os.Remove(ballast), many(c)) }}}
+	// The goroutine of the writer has nothing to do.
+	if _, err := s.writer.apart(jobs); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.writer.conn.control(commit); err != nil {
+		t.Fatal(err)
+	}
+	if jobs[0].Err != nil || !errors.Is(jobs[1].Err, store.ErrNoSpace) || jobs[2].Err != nil {
+		t.Fatalf("%v; %v; %v", jobs[0].Err, jobs[1].Err, jobs[2].Err)
+	}
+	if err := s.readers.do(t.Context(), func(c *conn) error {
+		if got, want := messages(t, c), fmt.Sprint(2*rows, " 0"); got != want {
+			t.Errorf("after the commit: %s messages, want %s", got, want)
+		}
+		return c.EachColumns(integrity, func(r sqlstore.Columns) (bool, error) {
+			if text := r.Text(0, "ok"); text != "ok" {
+				t.Error(text)
+			}
+			return true, nil
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// smallDisk returns the folder of a new disk of this size.
+func smallDisk(t *testing.T, size string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size+",mode=700"); err != nil {
 		t.Skipf("a small disk cannot be mounted here (%v): needs root", err)
 	}
 	t.Cleanup(func() {
@@ -108,6 +155,14 @@ func TestCommitFailsOnAFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+// If the disk is full, a commit fails although its writes to the log only waited in memory. As soon
+// as the disk has free space, the next commit succeeds, and the failed one has left no trace.
+func TestCommitFailsOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := smallDisk(t, "4m")
 	s, err := Open(t.Context(), filepath.Join(dir, "hub.db"))
 	if err != nil {
 		t.Fatal(err)
