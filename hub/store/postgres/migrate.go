@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -127,29 +126,6 @@ func versionOf(ctx context.Context, pg *pgconn.PgConn, list []migration) (versio
 		return 0, fmt.Errorf("postgres: the database has schema version %d, so the program must know version %d, but this program knows only versions up to %d: %w", version, oldest, len(list), ErrNewerSchema)
 	}
 	return version, nil
-}
-
-// readsS2 is the first schema version whose programs read evidence in all of today's forms (see
-// package sqlstore).
-const readsS2 = 13
-
-// upgradeTime is how long hubs of a version before readsS2 may still run after another hub has
-// updated the schema. An older hub that starts later refuses the schema.
-const upgradeTime = time.Hour
-
-// upgradeUntil returns the time until which a hub of a version before readsS2 may still use the
-// database. It is in the past if such hubs have never used it.
-func upgradeUntil(ctx context.Context, pg *pgconn.PgConn) (time.Time, error) {
-	row, _, err := firstRow(ctx, pg, fmt.Sprintf(`SELECT coalesce(extract(epoch FROM clock_timestamp() - max(applied) FILTER (WHERE version = %d))::bigint, 0),
-		coalesce(extract(epoch FROM max(applied) FILTER (WHERE version = %d) - min(applied))::bigint, 0) FROM schema_versions`, readsS2, readsS2))
-	if err != nil {
-		return time.Time{}, err
-	}
-	age, _ := strconv.Atoi(row[0])
-	if before, _ := strconv.Atoi(row[1]); before < 60 { // one hub has made the whole schema
-		return time.Time{}, nil
-	}
-	return time.Now().Add(upgradeTime - time.Duration(age)*time.Second), nil
 }
 
 // firstRow returns the first row of a query as text.

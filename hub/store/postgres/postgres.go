@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
-	"time"
 
 	"gangway/hub/store/sqlstore"
 
@@ -29,8 +28,6 @@ type Store struct {
 	writers *writers
 	readers *readers
 	work    workCounters
-
-	upgradeUntil time.Time // see the function of the same name
 
 	closing  sync.Once
 	closeErr error
@@ -94,11 +91,7 @@ func (s *Store) prepare(ctx context.Context, list []migration) (_ *conn, err err
 	if row[0] != "UTF8" || row[1] != "on" {
 		return nil, fmt.Errorf("postgres: the database has the encoding %s and standard_conforming_strings = %s: make a database with the encoding UTF8, and set standard_conforming_strings to on", row[0], row[1])
 	}
-	if err := migrate(ctx, c.pg, list); err != nil {
-		return nil, err
-	}
-	s.upgradeUntil, err = upgradeUntil(ctx, c.pg)
-	return c, err
+	return c, migrate(ctx, c.pg, list)
 }
 
 // connect opens a connection.
@@ -156,7 +149,7 @@ var lastText = func() string {
 }()
 
 // Shared implements sqlstore.DB.
-func (d database) Shared() bool { return time.Now().Before(d.s.upgradeUntil) }
+func (d database) Shared() bool { return true }
 
 // LastText implements sqlstore.DB.
 func (d database) LastText() any { return lastText }

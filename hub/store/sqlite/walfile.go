@@ -14,8 +14,8 @@ import (
 // one system call for up to 31 pages.
 //
 // The VFS is SQLite's default VFS, except that it opens the write-ahead log as a walFile. A walFile
-// keeps successive writes in memory, until SQLite syncs, reads or truncates the file, or writes to
-// another place. So a commit is as durable as with the default VFS, because SQLite syncs the log
+// keeps successive writes in memory, until SQLite syncs or truncates the file, or writes to another
+// place. So a commit is as durable as with the default VFS, because SQLite syncs the log
 // before it makes a commit visible to other connections. This is only true with "PRAGMA synchronous
 // = FULL", so only the writer may use this VFS.
 const walVFS = "gangway-wal"
@@ -149,10 +149,19 @@ func writeWAL(tls *libc.TLS, file, p uintptr, n int32, at int64) int32 {
 	return sqlite3.SQLITE_OK
 }
 
+// readWAL reads waiting bytes from memory. So a read need not write, which could fail on a full disk.
 func readWAL(tls *libc.TLS, file, p uintptr, n int32, at int64) int32 {
 	w := walFileOf(file)
-	if rc := w.flush(tls, file); rc != sqlite3.SQLITE_OK {
-		return rc
+	from, to := at-w.at, at-w.at+int64(n)
+	switch {
+	case w.size == 0 || to <= 0 || from >= int64(w.size): // none of the bytes are waiting
+	case from >= 0 && to <= int64(w.size):
+		copy(memory(p, int(n)), memory(w.buffer+uintptr(from), int(n)))
+		return sqlite3.SQLITE_OK
+	default:
+		if rc := w.flush(tls, file); rc != sqlite3.SQLITE_OK {
+			return rc
+		}
 	}
 	return called[readFunc](w.of().FxRead)(tls, file, p, n, at)
 }

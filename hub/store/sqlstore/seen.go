@@ -33,8 +33,9 @@ type sightings struct {
 }
 
 type sighting struct {
-	at   int64 // in microseconds since 1970, like the column last_seen
-	addr string
+	at      int64 // in microseconds since 1970, like the column last_seen
+	addr    string
+	written bool // it is in the database
 }
 
 func newSightings(db DB) *sightings {
@@ -96,20 +97,24 @@ func (s *sightings) loop() {
 	}
 }
 
-// flush writes the current sightings to the database. It removes a sighting from memory only after
-// the commit, and only if no later one has replaced it. So at every moment, a reader finds the
-// sighting in the database or in memory.
+// flush writes the current sightings to the database. A sighting stays in memory until the next
+// flush, or until a later one has replaced it. So a reader that read the device before the commit
+// finds the sighting in memory, even if it looks there only after the commit.
 func (s *sightings) flush() error {
 	type entry struct {
 		id string
 		sighting
 	}
-	s.mu.RLock()
+	s.mu.Lock()
 	held := make([]entry, 0, len(s.latest))
 	for id, seen := range s.latest {
+		if seen.written {
+			delete(s.latest, id)
+			continue
+		}
 		held = append(held, entry{id, seen})
 	}
-	s.mu.RUnlock()
+	s.mu.Unlock()
 	for len(held) > 0 {
 		chunk := held[:min(flushChunk, len(held))]
 		held = held[len(chunk):]
@@ -127,7 +132,8 @@ func (s *sightings) flush() error {
 		s.mu.Lock()
 		for _, e := range chunk {
 			if s.latest[e.id] == e.sighting {
-				delete(s.latest, e.id)
+				e.written = true
+				s.latest[e.id] = e.sighting
 			}
 		}
 		s.mu.Unlock()

@@ -21,17 +21,44 @@ func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	}
 	defer s.Close()
 	// There are more sightings than fit into one write. The devices do not exist, so Flush must
-	// write nothing and drop all sightings.
+	// write nothing, and the next Flush must drop all sightings.
 	for i := range 3 * sqlstore.FlushChunk {
 		if err := s.MarkDeviceSeen(t.Context(), fmt.Sprint(i), "", time.UnixMicro(1)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	for _, want := range []int{3 * sqlstore.FlushChunk, 0} {
+		if err := s.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.Held(); n != want {
+			t.Errorf("%d sightings are held, want %d", n, want)
+		}
+	}
+}
+
+// A reader reads a device before its sighting is written, and looks for the sighting in memory after
+// that.
+func TestReaderFindsASightingThatIsJustWritten(t *testing.T) {
+	t.Parallel()
+	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	now := storetest.Epoch
+	d, err := s.CreateDevice(t.Context(), store.Device{ID: storetest.ID("d"), Nick: "d", Created: now}, store.Hash{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.MarkDeviceSeen(t.Context(), d.ID, "192.0.2.1:1", now.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.Held(); n != 0 {
-		t.Errorf("%d sightings are still held", n)
+	if s.Overlay(&d); !d.LastSeen.Equal(now.Add(time.Minute)) {
+		t.Errorf("last seen at %v", d.LastSeen)
 	}
 }
 

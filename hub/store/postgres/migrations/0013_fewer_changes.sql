@@ -1,7 +1,7 @@
 -- Fewer changes for each onboarding. The pending enrolments of a device are found by its EK. Until it is
 -- updated, a running hub without this migration finds them among the pending enrolments of the device's
--- owner. Such a hub must not start any more, because it cannot read the evidence that this version writes
--- (package sqlstore).
+-- owner. Such a hub must not start any more, because it cannot read the evidence of a database that this
+-- version has moved from SQLite (package sqlstore).
 DROP INDEX enrolments_pending_device;
 
 -- Counts a row of device_search (by is 1), or discounts it (by is -1). A new device changes five rows of
