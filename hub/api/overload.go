@@ -35,10 +35,11 @@ var shares = map[urgency]int64{onboardingFirst: 8, ordinary: 6, heartbeat: 4}
 
 // stalls says how long requests may exceed their shares by the factor stallFactor. Onboarding may
 // do so for longest. So when more requests arrive than the hub can serve, the surplus of heartbeats
-// has ended before the hub refuses onboarding requests.
+// has ended before the hub refuses onboarding requests. The factor also bounds the memory for bodies
+// that clients without a certificate can make the hub read at the same time.
 var stalls = map[urgency]time.Duration{onboardingFirst: 2 * time.Second, ordinary: 1500 * time.Millisecond, heartbeat: time.Second}
 
-const stallFactor = 8
+const stallFactor = 4
 
 // urgencyOf returns the urgency of a route's requests.
 func urgencyOf(rt *route) urgency {
