@@ -491,7 +491,7 @@ func (w *watched) lock() (unlock func()) {
 	for range 12 {
 		sending.Go(func() { w.ada.do("POST", "/devices/tokens", nil) }) // waits for the lock
 	}
-	time.Sleep(1700 * time.Millisecond)
+	time.Sleep(1700 * time.Millisecond) // longer than a stall: see the variable stalls
 	if status, body := w.ada.do("POST", "/devices/tokens", nil); status != http.StatusServiceUnavailable || !strings.Contains(string(body), `"overloaded"`) {
 		w.t.Errorf("a request too many: %d, %s", status, body)
 	}

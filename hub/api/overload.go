@@ -69,7 +69,7 @@ var alwaysAdmitted = map[string]bool{
 // when to try again. After a power cut, all devices of a site contact the hub at the same time. The
 // hub spreads their next requests over the time that it needs to serve all of them.
 //
-// Many running requests alone do not mean that the hub is overloaded. While a garbage collection,
+// Many running requests do not always mean that the hub is overloaded. While a garbage collection,
 // a checkpoint of the database or another program stalls the hub for 100 ms, the reports of a large
 // fleet fill the capacity, although the hub can serve all of them within the next second. So the
 // hub refuses the requests beyond the shares only if it has not been calm for the time of a stall.

@@ -28,7 +28,7 @@ func FuzzMetaPatch(f *testing.F) {
 		p, err := NewMetaPatch(m)
 		if err != nil {
 			if _, ok := ReadMetaPatch([]byte(change)); ok {
-				t.Fatalf("%q is no patch (%v), but it can be read as one", change, err)
+				t.Fatalf("%q is not a patch (%v), but it can be read as one", change, err)
 			}
 			return
 		}
@@ -47,7 +47,7 @@ func FuzzMetaPatch(f *testing.F) {
 			}
 		}
 		if !json.Valid([]byte(want)) {
-			t.Fatalf("%q is no JSON", want)
+			t.Fatalf("%q is not JSON", want)
 		}
 	})
 }

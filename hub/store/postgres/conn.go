@@ -45,7 +45,8 @@ type conn struct {
 	// batch has the statements that Do and Then have not sent yet, and `pending` is their number.
 	batch   *pgconn.Batch
 	pending int
-	again   sqlstore.Later // the calls of Again in the running transaction
+	// again has the calls of Again in the running transaction.
+	again sqlstore.Later
 	// awaited has the statements of Then whose functions have not been called yet.
 	awaited []awaited
 

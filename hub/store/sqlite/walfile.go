@@ -63,7 +63,7 @@ var registerWAL = sync.OnceValue(func() error {
 	}
 	defaultVFS = sqlite3.Xsqlite3_vfs_find(tls, 0)
 	if defaultVFS == 0 {
-		return errors.New("sqlite: there is no default VFS")
+		return errors.New("sqlite: the default VFS was not found")
 	}
 	name, err := libc.CString(walVFS)
 	if err != nil {

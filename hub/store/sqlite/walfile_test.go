@@ -68,9 +68,15 @@ func TestTransactionLargerThanTheCache(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	checkMessages(t, s, fmt.Sprint(rows, " ", rows))
+}
+
+// checkMessages checks that the database is intact, and that a reader finds the messages `want`.
+func checkMessages(t *testing.T, s *Store, want string) {
+	t.Helper()
 	if err := s.readers.do(t.Context(), func(c *conn) error {
-		if got := messages(t, c); got != fmt.Sprint(rows, " ", rows) {
-			t.Errorf("after the commit: %s messages", got)
+		if got := messages(t, c); got != want {
+			t.Errorf("after the commit: %s messages, want %s", got, want)
 		}
 		return c.EachColumns(integrity, func(r sqlstore.Columns) (bool, error) {
 			if text := r.Text(0, "ok"); text != "ok" {
@@ -137,19 +143,7 @@ func TestFullDiskInTheMiddleOfATransaction(t *testing.T) {
 				}
 				want = rows
 			}
-			if err := s.readers.do(t.Context(), func(c *conn) error {
-				if got := messages(t, c); got != fmt.Sprint(want, " 0") {
-					t.Errorf("%s messages, want %d", got, want)
-				}
-				return c.EachColumns(integrity, func(r sqlstore.Columns) (bool, error) {
-					if text := r.Text(0, "ok"); text != "ok" {
-						t.Error(text)
-					}
-					return true, nil
-				})
-			}); err != nil {
-				t.Fatal(err)
-			}
+			checkMessages(t, s, fmt.Sprint(want, " 0"))
 		})
 	}
 }
