@@ -20,6 +20,10 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	if err != nil {
 		return nil // cannot happen: the certificate was parsed with its request
 	}
+	return marksOf(cert)
+}
+
+func marksOf(cert *tcg.EKCertificate) (out []store.ChipMark) {
 	for _, m := range evidence.TPMMarks(cert) {
 		out = append(out, store.ChipMark{Hash: sha256.Sum256([]byte(m.Value)), What: m.What})
 	}

@@ -128,16 +128,21 @@ func (s *fake) JoinToken(_ context.Context, id string) (store.JoinToken, error) 
 
 func (s *fake) JoinTokenForEK(_ context.Context, id string, ek store.Hash, now time.Time) (t store.TokenForEK, err error) {
 	err = s.do("JoinTokenForEK", func() error {
-		j, ok := s.tokens[id]
-		if !ok {
-			return store.ErrNotFound
-		}
-		t = store.TokenForEK{ID: j.ID, Owner: j.Owner, PublicKey: j.PublicKey, Expires: j.Expires, Disabled: j.Disabled,
-			Generation: s.tpms[ek].Generation, ConfigVersion: s.version}
-		_, t.Waits = s.waitingNow(t.Owner, ek, now)
-		return nil
+		t, err = s.tokenForEK(id, ek, now)
+		return err
 	})
 	return t, err
+}
+
+func (s *fake) tokenForEK(id string, ek store.Hash, now time.Time) (t store.TokenForEK, err error) {
+	j, ok := s.tokens[id]
+	if !ok {
+		return t, store.ErrNotFound
+	}
+	t = store.TokenForEK{ID: j.ID, Owner: j.Owner, PublicKey: j.PublicKey, Expires: j.Expires, Disabled: j.Disabled,
+		Generation: s.tpms[ek].Generation, ConfigVersion: s.version}
+	_, t.Waits = s.waitingNow(t.Owner, ek, now)
+	return t, nil
 }
 
 func (s *fake) ConfigVersion(context.Context) (v int64, err error) {
@@ -357,25 +362,40 @@ func (s *fake) RecordIssuedAIK(_ context.Context, a store.IssuedAIK, most int) (
 
 func (s *fake) BeginEnrolment(_ context.Context, e store.Enrolment, now time.Time) (stored store.Enrolment, err error) {
 	err = s.do("BeginEnrolment", func() error {
-		if is, ok := s.enrolments[e.RequestHash]; ok && is.State != store.Expired && (is.State != store.Pending || now.Before(is.Expires)) {
-			stored = is.Enrolment
-			return nil
-		}
-		for h, other := range s.enrolments {
-			if h != e.RequestHash && other.IDevIDHash == e.IDevIDHash {
-				return store.ErrExists
-			}
-		}
-		s.begun++
-		e.State = store.Pending
-		s.enrolments[e.RequestHash] = &enrolment{e, s.begun}
-		if e.EKKnown {
-			s.keep(store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now)
-		}
-		stored = e
-		return nil
+		stored, err = s.begin(e, now)
+		return err
 	})
 	return stored, err
+}
+
+func (s *fake) BeginEnrolmentIfUnchanged(_ context.Context, e store.Enrolment, version int64, now time.Time) (stored store.Enrolment, err error) {
+	err = s.do("BeginEnrolmentIfUnchanged", func() error {
+		t, err := s.tokenForEK(e.TokenID, e.EK, now)
+		if err != nil || t.Owner != e.Owner || t.Disabled || t.Waits || !t.Expires.After(now) || t.Generation != e.Generation || t.ConfigVersion != version {
+			return store.ErrChanged
+		}
+		stored, err = s.begin(e, now)
+		return err
+	})
+	return stored, err
+}
+
+func (s *fake) begin(e store.Enrolment, now time.Time) (store.Enrolment, error) {
+	if is, ok := s.enrolments[e.RequestHash]; ok && is.State != store.Expired && (is.State != store.Pending || now.Before(is.Expires)) {
+		return is.Enrolment, nil
+	}
+	for h, other := range s.enrolments {
+		if h != e.RequestHash && other.IDevIDHash == e.IDevIDHash {
+			return store.Enrolment{}, store.ErrExists
+		}
+	}
+	s.begun++
+	e.State = store.Pending
+	s.enrolments[e.RequestHash] = &enrolment{e, s.begun}
+	if e.EKKnown {
+		s.keep(store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now)
+	}
+	return e, nil
 }
 
 func (s *fake) Enrolment(_ context.Context, request store.Hash) (store.Enrolment, error) {
@@ -435,6 +455,9 @@ func (s *fake) Activate(_ context.Context, a store.Activation) (d store.Device, 
 		}
 		if err := s.refusal(e, a.Now); err != nil {
 			return err
+		}
+		if _, known := s.devices[e.DeviceID]; known && a.First {
+			return store.ErrChanged
 		}
 		d = s.bind(e, a)
 		return nil

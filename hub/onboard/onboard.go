@@ -65,6 +65,7 @@ type Service struct {
 
 	makers   makers
 	settings atomic.Pointer[settings]
+	pending  pending
 }
 
 // Stable codes of the refusals that this package makes. Package evidence defines the other codes.
@@ -123,11 +124,27 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	if r, err = evidence.Parse(body); err != nil {
 		return e, nil, err
 	}
+	e, err = s.enrolAs(ctx, r, s.knownToken(r.CAData.TokenID), addr)
+	if errors.Is(err, errAssumed) {
+		e, err = s.enrolAs(ctx, r, nil, addr)
+	}
+	if err == nil && e.State == store.Pending {
+		s.pending.put(e, r)
+	}
+	return e, r, err
+}
+
+// enrolAs does the work of enrol. If `known` is not nil, it is the request's join token as the hub
+// has read it for an earlier request. Then enrolAs reads nothing about the token and the EK before
+// it judges the request, but assumes that nothing has changed and that the EK is new. If this is
+// wrong, it returns errAssumed. A request that was judged under a wrong assumption gets neither
+// certificates nor a refusal.
+func (s *Service) enrolAs(ctx context.Context, r *evidence.Request, known *store.TokenForEK, addr string) (e store.Enrolment, err error) {
 	now := s.Now()
 	verdict := new(evidence.Verdict)
-	token, err := s.ownership(ctx, r, now)
+	token, err := s.ownership(ctx, r, known, now)
 	if err != nil {
-		return e, nil, err
+		return e, err
 	}
 	e.Owner, e.TokenID = token.Owner, token.ID
 	verdict.Pass("ownership", passedOwnership(token.ID))
@@ -135,14 +152,21 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	e.DeviceID, e.Generation = s.deviceID(store.Hash(r.EKHash), token.Generation), token.Generation
 	e.RequestHash, e.Request = store.Hash(r.Hash), r.Raw
 	e.ProdModel, e.ProdSerial = tcg.Printable(string(r.CSR.ProdModel)), tcg.Printable(string(r.CSR.ProdSerial))
-	e, err = s.accept(ctx, verdict, r, e, standing{token.ConfigVersion, token.Waits}, now, addr)
-	return e, r, err
+	e, err = s.accept(ctx, verdict, r, e, standing{token.ConfigVersion, token.Waits, known != nil}, now, addr)
+	if err == nil && known == nil {
+		s.keepToken(token)
+	}
+	return e, err
 }
 
-// standing is what the hub has read about a request before it judges the request.
+// errAssumed means that the hub has judged a request under a wrong assumption.
+var errAssumed = errors.New("onboard: what the hub assumed about the request is wrong")
+
+// standing is what the hub knows about a request before it judges the request.
 type standing struct {
 	version int64 // store.Config.ConfigVersion
 	waits   bool  // the owner may have decided about the EK; false: the owner had not decided
+	assumed bool  // the hub has not read the other fields for this request: see enrolAs
 }
 
 // readFor is how long judging a request may take before the hub reads the owner's decision again.
@@ -158,6 +182,11 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	x, err := s.examine(ctx, verdict, r, e.Owner, at.version, now, evidence.Verify)
 	if err != nil {
 		return known, err
+	}
+	if at.assumed && !verdict.Accepted() {
+		if at, err = s.standing(ctx, &e, r, at.version, now); err != nil {
+			return known, err
+		}
 	}
 	if verdict.Refusal != nil {
 		return known, verdict.Refusal
@@ -175,6 +204,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	switch {
 	case !verdict.Accepted():
 		err = s.askOwner(ctx, verdict, e, addr)
+	case at.assumed: // the store checks this when it stores the enrolment
 	case at.waits, s.Now().Sub(now) > readFor:
 		err = s.checkDenial(ctx, e)
 	}
@@ -188,7 +218,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	if err := s.issue(ctx, &e, r, verdict.Resident(r), now); err != nil {
 		return e, err
 	}
-	stored, err := s.Store.BeginEnrolment(ctx, e, now)
+	stored, err := s.begin(ctx, e, at, now)
 	if err != nil {
 		return e, err
 	}
@@ -209,6 +239,35 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	}
 }
 
+// standing returns what the hub knows about a request that it has judged under an assumption and
+// not accepted. If the assumption is wrong, the verdict may be wrong too; then standing returns
+// errAssumed.
+func (s *Service) standing(ctx context.Context, e *store.Enrolment, r *evidence.Request, version int64, now time.Time) (standing, error) {
+	t, err := s.Store.JoinTokenForEK(ctx, e.TokenID, r.EKHash, now)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return standing{}, errAssumed
+	case err != nil:
+		return standing{}, err
+	case t.Disabled, t.ConfigVersion != version, t.Generation != e.Generation:
+		return standing{}, errAssumed
+	}
+	return standing{version: version, waits: t.Waits}, nil
+}
+
+// begin stores an enrolment. If the request was judged under an assumption, and the assumption is
+// wrong, it stores nothing and returns errAssumed.
+func (s *Service) begin(ctx context.Context, e store.Enrolment, at standing, now time.Time) (store.Enrolment, error) {
+	if !at.assumed {
+		return s.Store.BeginEnrolment(ctx, e, now)
+	}
+	stored, err := s.Store.BeginEnrolmentIfUnchanged(ctx, e, at.version, now)
+	if errors.Is(err, store.ErrChanged) {
+		err = errAssumed
+	}
+	return stored, err
+}
+
 // deviceOf returns the id of the device that belongs to an EK, and the TPM's generation, which is
 // how often an owner has released the TPM. The device need not exist.
 func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, generation int, err error) {
@@ -220,11 +279,15 @@ func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, gener
 }
 
 // ownership verifies the ownership proof of a request, and returns the join token, with the data
-// that the store read together with it.
-func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.TokenForEK, error) {
+// that the store read together with it. If `known` is not nil, it is the join token, and ownership
+// reads nothing.
+func (s *Service) ownership(ctx context.Context, r *evidence.Request, known *store.TokenForEK, now time.Time) (store.TokenForEK, error) {
 	d := r.CAData
 	if !wire.HubNamesEqual(d.HubName, s.CA.HubName()) {
 		return store.TokenForEK{}, errOtherHub
+	}
+	if known != nil {
+		return *known, s.owned(known, d.Owner, r, d.Proof, now)
 	}
 	return s.ownershipOf(ctx, d.Owner, d.TokenID, r, d.Proof, now)
 }
@@ -246,18 +309,29 @@ func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evi
 	if err != nil {
 		return store.TokenForEK{}, err
 	}
-	message := wire.OwnershipMessage(s.CA.HubName(), owner, tokenID, r.IDevIDName)
+	if err := s.owned(&token, owner, r, proof, now); err != nil {
+		return store.TokenForEK{}, err
+	}
+	return token, nil
+}
+
+// owned verifies an ownership proof with the token that the request names.
+func (s *Service) owned(token *store.TokenForEK, owner string, r *evidence.Request, proof []byte, now time.Time) error {
+	if len(owner) > wire.MaxOwner {
+		return errOwnership
+	}
+	message := wire.OwnershipMessage(s.CA.HubName(), owner, token.ID, r.IDevIDName)
 	if len(token.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(token.PublicKey, message, proof) {
-		return store.TokenForEK{}, errOwnership
+		return errOwnership
 	}
 	// The sender has now proven that it has the token, so refusals may reveal the token's state.
 	if owner != wire.AccountPRN+token.Owner {
-		return store.TokenForEK{}, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token does not belong to the owner that the request names.", Hint: "Use the token file as the hub made it."}
+		return &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token does not belong to the owner that the request names.", Hint: "Use the token file as the hub made it."}
 	}
 	if token.Disabled || !token.Expires.After(now) {
-		return store.TokenForEK{}, errTokenUnusable
+		return errTokenUnusable
 	}
-	return token, nil
+	return nil
 }
 
 var errTokenUnusable = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}
@@ -362,21 +436,27 @@ func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 // connection's exported keying material (wire.ExporterLabel). `proof` is the activation proof that
 // the peer sent. A refusal is an error of type *evidence.Refusal.
 func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
-	e, before, err := s.Store.EnrolmentToActivate(ctx, certHash)
-	if errors.Is(err, store.ErrNotFound) {
-		return store.Device{}, &evidence.Refusal{Code: CodeUnknownCert, Reason: "The hub has no record of this certificate.", Hint: "Onboard again."}
+	p, err := s.pending.take(certHash), error(nil)
+	if p == nil {
+		p, err = s.toActivate(ctx, certHash)
 	}
 	if err != nil {
 		return store.Device{}, err
 	}
-	keys, err := wire.DeriveKeys(s.secret(e.RequestHash), e.RequestHash)
+	keys, err := wire.DeriveKeys(s.secret(p.RequestHash), p.RequestHash)
 	if err != nil {
 		return store.Device{}, err
 	}
 	if !wire.VerifyActivationProof(keys, exporter, certHash, proof) {
-		return s.refuseActivation(ctx, e, addr, &evidence.Refusal{Code: CodeActivation, Reason: "Another TPM made the activation proof, or the activation proof is for another connection.", Hint: "Only the TPM with the request's EK can activate. Onboard again on the device itself."})
+		return s.refuseActivation(ctx, p.Enrolment, addr, &evidence.Refusal{Code: CodeActivation, Reason: "Another TPM made the activation proof, or the activation proof is for another connection.", Hint: "Only the TPM with the request's EK can activate. Onboard again on the device itself."})
 	}
-	return s.bind(ctx, e, before, addr)
+	d, err := s.bind(ctx, p, addr)
+	if errors.Is(err, errAssumed) {
+		if p, err = s.toActivate(ctx, certHash); err == nil {
+			d, err = s.bind(ctx, p, addr)
+		}
+	}
+	return d, err
 }
 
 // refuseActivation returns a refusal, after it has recorded it for the token's owner. If the TPM
@@ -406,28 +486,42 @@ func (s *Service) whoIsRefused(ctx context.Context, e store.Enrolment) string {
 	return fmt.Sprintf(" %s; its join token is %s.", machine, token)
 }
 
-// bind activates an enrolment after the peer has proven that it is the TPM. The arguments `e` and
-// `before` are the results of Store.EnrolmentToActivate.
-func (s *Service) bind(ctx context.Context, e store.Enrolment, before store.Hash, addr string) (store.Device, error) {
-	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
-	again := before != (store.Hash{}) && before != e.RequestHash
+// bind activates an enrolment after the peer has proven that it is the TPM. If p.first is wrong, it
+// changes nothing and returns errAssumed.
+func (s *Service) bind(ctx context.Context, p *pendingEnrolment, addr string) (store.Device, error) {
+	e := p.Enrolment
+	again := p.before != (store.Hash{}) && p.before != e.RequestHash
 	var was, is store.Enrolment // both have their evidence
 	if again {
 		var err error
-		if was, err = s.Store.Enrolment(ctx, before); err == nil {
+		if was, err = s.Store.Enrolment(ctx, p.before); err == nil {
 			is, err = s.Store.Enrolment(ctx, e.RequestHash)
 		}
 		if err != nil {
 			return store.Device{}, err
 		}
 	}
-	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: chipMarks(e), DeviceIDs: func() []string { return s.deviceIDs(e) }})
+	d, err := s.Store.Activate(ctx, store.Activation{
+		IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: p.marks, First: p.first,
+		DeviceIDs: func() []string { return s.deviceIDs(e) },
+	})
+	if err != nil {
+		return s.refusedByStore(ctx, p, err, addr)
+	}
+	if again {
+		s.recordRepeatedOnboarding(ctx, d, was, is, addr)
+	}
+	return d, nil
+}
+
+// refusedByStore returns the refusal that follows from an error of Store.Activate, after it has
+// recorded it. It returns an unexpected error as it is.
+func (s *Service) refusedByStore(ctx context.Context, p *pendingEnrolment, err error, addr string) (store.Device, error) {
+	e := p.Enrolment
+	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	switch {
-	case err == nil:
-		if again {
-			s.recordRepeatedOnboarding(ctx, d, was, is, addr)
-		}
-		return d, nil
+	case p.first && errors.Is(err, store.ErrChanged):
+		return store.Device{}, errAssumed
 	case errors.Is(err, store.ErrCloned):
 		// The refusal follows from the owner's own decision, so the owner knows about it, and
 		// retries of the device append no events.

@@ -158,8 +158,10 @@ func TestRevocationIsLookedUp(t *testing.T) {
 	s.refused(s.enrol(d), "ek-revoked")
 	// The hub does not look up a certificate that is already refused, or that does not chain to a
 	// known maker.
-	w.asked = nil
 	s.policy(s.anne.ID, "version: 1\nrules: [{maker: FAKE, then: refuse, reason: no}]\n")
+	_, err := s.hub.Policy(t.Context(), s.anne.ID) // so that the hub knows the new policy before the next request
+	s.must(err)
+	w.asked = nil
 	s.refused(s.enrol(d), "policy")
 	s.policy(s.anne.ID, "")
 	s.onlyRoot()

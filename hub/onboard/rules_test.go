@@ -147,7 +147,7 @@ func TestTrustIsReadOnceForAllRequests(t *testing.T) {
 	equal(s, "reads", s.store.count("TrustedCertificates"), 1)
 	before := versions()
 	s.must(s.enrol(d))
-	equal(s, "reads of the version by a later request", versions()-before, 1)
+	equal(s, "reads of the version by a later request", versions()-before, 0)
 }
 
 func TestEKLists(t *testing.T) {

@@ -21,6 +21,46 @@ type settings struct {
 	mu     sync.Mutex
 	hub    *scope
 	owners map[string]*inForce
+	tokens map[string]*store.TokenForEK // see knownToken
+}
+
+// maxTokens is how many join tokens the hub keeps in memory.
+const maxTokens = 1024
+
+// knownToken returns a join token that the hub has read for an earlier request, or nil if it has
+// not read the token since the last change of ConfigVersion, or the token has expired. The fields
+// that depend on an EK are those of an EK that the hub has never seen. The token may have been
+// disabled since it was read, and another replica may have changed ConfigVersion.
+func (s *Service) knownToken(id string) *store.TokenForEK {
+	now := s.settings.Load()
+	if now == nil {
+		return nil
+	}
+	now.mu.Lock()
+	defer now.mu.Unlock()
+	t := now.tokens[id]
+	if t == nil || !t.Expires.After(s.Now()) {
+		return nil
+	}
+	return t
+}
+
+// keepToken keeps a join token for knownToken, after a request has proven that it has the token.
+func (s *Service) keepToken(t store.TokenForEK) {
+	now := s.settings.Load()
+	if now == nil || now.version != t.ConfigVersion {
+		return
+	}
+	t.Generation, t.Waits = 0, false
+	now.mu.Lock()
+	defer now.mu.Unlock()
+	if len(now.tokens) >= maxTokens {
+		clear(now.tokens)
+	}
+	if now.tokens == nil {
+		now.tokens = make(map[string]*store.TokenForEK)
+	}
+	now.tokens[t.ID] = &t
 }
 
 // scope has the settings of the hub, or those of one owner.

@@ -31,6 +31,7 @@ type Store interface {
 	IssuedAIK(ctx context.Context, ek store.Hash, name []byte, now time.Time) (store.IssuedAIK, error)
 	RecordIssuedAIK(ctx context.Context, a store.IssuedAIK, most int) (first bool, err error)
 	BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error)
+	BeginEnrolmentIfUnchanged(ctx context.Context, e store.Enrolment, version int64, now time.Time) (store.Enrolment, error)
 	Enrolment(ctx context.Context, request store.Hash) (store.Enrolment, error)
 	EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (store.Enrolment, error)
 	EnrolmentToActivate(ctx context.Context, idevid store.Hash) (e store.Enrolment, before store.Hash, err error)

@@ -181,11 +181,11 @@ func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (Sec
 		}
 		return SecondStepAnswer{}, err
 	}
-	_, before, err := s.Store.EnrolmentToActivate(ctx, e.IDevIDHash)
+	p, err := s.toActivate(ctx, e.IDevIDHash)
 	if err != nil {
 		return SecondStepAnswer{}, err
 	}
-	d, err := s.bind(ctx, e, before, addr)
+	d, err := s.bind(ctx, p, addr)
 	return SecondStepAnswer{e.IDevIDCert, d}, err
 }
 
@@ -244,7 +244,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	if err != nil {
 		return e, err
 	}
-	return s.accept(ctx, verdict, r, e, standing{version, true}, now, addr)
+	return s.accept(ctx, verdict, r, e, standing{version: version, waits: true}, now, addr)
 }
 
 // provenIn returns the hour (see hourOf) of the first step whose credential the device opened to

@@ -143,6 +143,9 @@ type Activation struct {
 	Addr       string // the device's IP address, for LastSeenAddr
 	// Marks are the properties of the TPM that the enrolment's EK certificate states.
 	Marks []ChipMark
+	// First means that the caller assumes that the device has never onboarded before. If it has, and
+	// Activate would make the enrolment Active, Activate changes nothing and returns ErrChanged.
+	First bool
 	// DeviceIDs returns ids that the device may have had before the hub was restored from a backup.
 	// Activate calls it only if there are lost devices. If it is nil, there are no such ids.
 	DeviceIDs func() []string
@@ -181,6 +184,16 @@ type Enrolments interface {
 	// BeginEnrolment stores the EK certificate for UnprovenEKKeptFor, as KeepEKCertificate does;
 	// and if the owner's Pending enrolments exceed MaxPending, the oldest of them become Expired.
 	BeginEnrolment(ctx context.Context, e Enrolment, now time.Time) (Enrolment, error)
+	// BeginEnrolmentIfUnchanged is like BeginEnrolment, but for a request that the hub has judged
+	// without reading the database. It stores the enrolment only if all of these assumptions of the
+	// hub are true in the same transaction. Otherwise, it returns ErrChanged and writes nothing:
+	//
+	//   - ConfigVersion is still `version`,
+	//   - the owner of the join token is e.Owner, and neither the token nor the account is disabled,
+	//   - the token expires after the time `now`,
+	//   - TPM.Generation of the EK is e.Generation, which is 0 for an unknown EK, and
+	//   - WaitingByEK finds no device of the owner with this EK.
+	BeginEnrolmentIfUnchanged(ctx context.Context, e Enrolment, version int64, now time.Time) (Enrolment, error)
 	// Enrolment finds an enrolment by the SHA-256 of its request. ErrNotFound: no enrolment has
 	// this RequestHash.
 	Enrolment(ctx context.Context, request Hash) (Enrolment, error)
@@ -218,7 +231,8 @@ type Enrolments interface {
 	// activates several devices with the same mark.
 	//
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked, ErrTokenUnusable,
-	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned. A refusal changes nothing.
+	// ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned, and ErrChanged (see Activation.First). A
+	// refusal changes nothing.
 	Activate(ctx context.Context, a Activation) (Device, error)
 	// ExpireEnrolments makes at most `limit` Pending enrolments Expired whose Expires has passed,
 	// and removes all their data except fingerprints, names and times. It returns how many

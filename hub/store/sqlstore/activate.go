@@ -180,6 +180,9 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 		if err := k.refusal(a.Now); err != nil {
 			return err
 		}
+		if a.First && k.known {
+			return store.ErrChanged
+		}
 		return k.accept(c, a, now)
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -44,7 +45,9 @@ var (
 	// expired, and stays as it is otherwise. A replaced row gets a new id, so that ids are in the
 	// order in which enrolments began. Changing the id is safe, because no other row refers to an
 	// enrolment that was never activated.
-	upsertEnrolment  = both(upsertOf(`(SELECT max(id) + 1 FROM enrolments)`), upsertOf(`nextval('enrolments_id_seq')`))
+	upsertEnrolment = both(upsertOf(nextSQLite, `true`), upsertOf(nextPostgres, `true`))
+	// Stores an enrolment if what the hub assumed about it is true: see BeginEnrolmentIfUnchanged.
+	upsertUnchanged  = both(upsertOf(nextSQLite, unchanged), upsertOf(nextPostgres, unchanged))
 	selectEnrolment  = prepared(enrolmentColumns + `WHERE e.request_hash = ?`)
 	selectByIDevID   = prepared(enrolmentColumns + `WHERE e.idevid_hash = ?`)
 	selectToActivate = prepared(`SELECT e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
@@ -94,13 +97,26 @@ func pushOut(from string) string {
 		WHERE older < (SELECT u.bytes FROM pending_usage u WHERE u.owner = ?1) - ?2)`
 }
 
-// upsertOf returns the text of upsertEnrolment. newID is an expression for the next row id.
-func upsertOf(newID string) string {
+// Expressions for the next row id of an enrolment.
+const (
+	nextSQLite   = `(SELECT max(id) + 1 FROM enrolments)`
+	nextPostgres = `nextval('enrolments_id_seq')`
+)
+
+// unchanged is the condition of upsertUnchanged.
+const unchanged = `(SELECT version FROM config_version) = ?
+	AND EXISTS (SELECT 1 FROM join_tokens WHERE id = ? AND owner = ? AND expires > ? AND NOT (` + tokenDisabled + `))
+	AND coalesce((SELECT generation FROM tpms WHERE ek = ?), 0) = ?
+	AND NOT EXISTS (SELECT 1 FROM waiting w WHERE w.owner = ? AND w.ek = ? AND (w.answered <> '[]' OR w.expires > ?))`
+
+// upsertOf returns the text of upsertEnrolment. newID is an expression for the next row id. The
+// statement stores nothing if `condition` is false.
+func upsertOf(newID, condition string) string {
 	return `INSERT INTO enrolments (request_hash, state, device, owner, token,
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
 		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links)
-		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, x'', x'', x'', x'', x'', ?, ?, x'')
+		SELECT ?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, x'', x'', x'', x'', x'', ?, ?, x'' WHERE ` + condition + `
 		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
 		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
 		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
@@ -120,6 +136,17 @@ func upsertOf(newID string) string {
 // microseconds. If an enrolment with another RequestHash has the same IDevID certificate,
 // BeginEnrolment returns store.ErrExists.
 func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
+	return s.beginEnrolment(ctx, e, nil, now)
+}
+
+// BeginEnrolmentIfUnchanged implements store.Enrolments.
+func (s *Store) BeginEnrolmentIfUnchanged(ctx context.Context, e store.Enrolment, version int64, now time.Time) (store.Enrolment, error) {
+	return s.beginEnrolment(ctx, e, &version, now)
+}
+
+// beginEnrolment stores an enrolment. If `version` is not nil, it does what
+// BeginEnrolmentIfUnchanged describes.
+func (s *Store) beginEnrolment(ctx context.Context, e store.Enrolment, version *int64, now time.Time) (store.Enrolment, error) {
 	e.State = store.Pending
 	e.Created = fromMicro(micro(e.Created))
 	e.Expires = fromMicro(micro(e.Expires))
@@ -129,10 +156,21 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 		v.share()
 	}
 	packed, wrote := v.pack(s.db.Shared()), false
+	upsert, args := upsertEnrolment, []any{
+		e.RequestHash[:], e.DeviceID, e.Owner, e.TokenID,
+		int64(e.Generation), e.EK[:], e.IAKName, e.IDevIDName, e.IAKHash[:], e.IDevIDHash[:],
+		micro(e.Created), micro(e.Expires), e.Manufacturer, e.Model, e.Firmware,
+		e.ProdModel, e.ProdSerial, e.KeyAlgorithm, packed, flag(e.EKKnown),
+	}
+	if version != nil {
+		upsert = upsertUnchanged
+		args = append(args, *version, e.TokenID, e.Owner, micro(now), e.EK[:], int64(e.Generation), e.Owner, e.EK[:], micro(now))
+	}
+	args = append(args, micro(now))
 	err := s.db.Write(ctx, func(c Conn) error {
-		return c.Then(upsertEnrolment, func(changed int64) (err error) {
+		return c.Then(upsert, func(changed int64) (err error) {
 			if wrote = changed != 0; !wrote {
-				result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
+				result, err = storedBefore(c, &e, version, now)
 				return err
 			}
 			result = e
@@ -143,10 +181,7 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 				return err
 			}
 			return s.keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
-		}, e.RequestHash[:], e.DeviceID, e.Owner, e.TokenID,
-			int64(e.Generation), e.EK[:], e.IAKName, e.IDevIDName, e.IAKHash[:], e.IDevIDHash[:],
-			micro(e.Created), micro(e.Expires), e.Manufacturer, e.Model, e.Firmware,
-			e.ProdModel, e.ProdSerial, e.KeyAlgorithm, packed, flag(e.EKKnown), micro(now))
+		}, args...)
 	})
 	if err != nil {
 		// Only the insertion of the enrolment can violate a constraint.
@@ -156,6 +191,29 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 		s.chains.Store(v.chain, true)
 	}
 	return result, nil
+}
+
+// storedBefore returns the enrolment that was stored earlier for the same request as `e`, because
+// of which `e` was not stored. If `version` is not nil, an assumption of BeginEnrolmentIfUnchanged
+// may be the reason instead; then storedBefore returns store.ErrChanged.
+func storedBefore(c Conn, e *store.Enrolment, version *int64, now time.Time) (store.Enrolment, error) {
+	if version != nil {
+		t, err := tokenForEK(c, e.TokenID, e.EK, now)
+		if errors.Is(err, store.ErrNotFound) {
+			return store.Enrolment{}, store.ErrChanged
+		}
+		if err != nil {
+			return store.Enrolment{}, err
+		}
+		if t.Disabled || t.Waits || !t.Expires.After(now) || t.Owner != e.Owner || t.Generation != e.Generation || t.ConfigVersion != *version {
+			return store.Enrolment{}, store.ErrChanged
+		}
+	}
+	stored, err := oneEnrolment(c, selectEnrolment, e.RequestHash)
+	if version != nil && errors.Is(err, store.ErrNotFound) {
+		err = store.ErrChanged // the assumption was wrong only when the statement ran
+	}
+	return stored, err
 }
 
 // Enrolment implements store.Enrolments.

@@ -106,15 +106,19 @@ func (s *Store) oneToken(ctx context.Context, query *Statement, key any) (t stor
 // JoinTokenForEK implements store.JoinTokens.
 func (s *Store) JoinTokenForEK(ctx context.Context, id string, ek store.Hash, now time.Time) (t store.TokenForEK, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, err := one(c, selectTokenForEK, ek[:], micro(now), id)
-		if err != nil {
-			return err
-		}
-		t = store.TokenForEK{ID: r.text(), Owner: r.text(), PublicKey: r.blob(), Expires: r.time(), Disabled: r.bool(),
-			Generation: r.int(), ConfigVersion: r.int64(), Waits: r.bool()}
-		return nil
+		t, err = tokenForEK(c, id, ek, now)
+		return err
 	})
 	return t, err
+}
+
+func tokenForEK(c Conn, id string, ek store.Hash, now time.Time) (store.TokenForEK, error) {
+	r, err := one(c, selectTokenForEK, ek[:], micro(now), id)
+	if err != nil {
+		return store.TokenForEK{}, err
+	}
+	return store.TokenForEK{ID: r.text(), Owner: r.text(), PublicKey: r.blob(), Expires: r.time(), Disabled: r.bool(),
+		Generation: r.int(), ConfigVersion: r.int64(), Waits: r.bool()}, nil
 }
 
 // JoinTokens implements store.JoinTokens.

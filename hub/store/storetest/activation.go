@@ -37,6 +37,33 @@ var activationTests = []test{
 		equal(f, "state", f.state(e), store.Active)
 		equal(f, "uses", f.uses(t), 1)
 	}},
+	{"FirstOnlyOfANewDevice", func(f *fixture) {
+		e := f.begin(Machine{Name: "one"}, f.token)
+		a := proof(e)
+		a.First = true
+		d, err := f.Activate(f.ctx, a)
+		f.must(err)
+		again, err := f.Activate(f.ctx, a)
+		f.must(err)
+		equal(f, "device of an active enrolment", again.ID, d.ID)
+		second := f.begin(Machine{Name: "one", Request: "later", IAK: "new"}, f.token)
+		before := f.snapshot(second.IDevIDHash)
+		a = proof(second)
+		a.First = true
+		_, err = f.Activate(f.ctx, a)
+		f.refused(err, store.ErrChanged)
+		equal(f, "after the refusal", f.snapshot(second.IDevIDHash), before)
+		a.First = false
+		_, err = f.Activate(f.ctx, a)
+		f.must(err)
+		equal(f, "state of the first", f.state(e), store.Superseded)
+		equal(f, "state of the second", f.state(second), store.Active)
+		// A reason to refuse the activation counts more than the wrong assumption.
+		a = proof(e)
+		a.First = true
+		_, err = f.Activate(f.ctx, a)
+		f.refused(err, store.ErrSuperseded)
+	}},
 	{"BindsTheTPM", func(f *fixture) {
 		e := f.begin(Machine{Name: "one"}, f.token)
 		_, err := f.activate(e)

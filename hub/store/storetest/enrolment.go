@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"time"
 
 	"gangway/hub/store"
@@ -110,6 +111,82 @@ var enrolmentTests = []test{
 		f.must(err)
 		first.State = store.Revoked
 		equal(f, "answer", got, first)
+	}},
+	{"UnchangedIsStored", func(f *fixture) {
+		version := f.version()
+		for g := range 2 {
+			e := Machine{Name: "one", Generation: g}.Enrolment(f.owner.ID, f.token.ID)
+			got, err := f.BeginEnrolmentIfUnchanged(f.ctx, e, version, Epoch)
+			f.must(err)
+			equal(f, "answer", got, e)
+			got, err = f.Enrolment(f.ctx, e.RequestHash)
+			f.must(err)
+			equal(f, "stored", got, e)
+			got, err = f.BeginEnrolmentIfUnchanged(f.ctx, reissued(e), version, Epoch)
+			f.must(err)
+			equal(f, "answer to the same request", got, e)
+			d, err := f.activate(e)
+			f.must(err)
+			got, err = f.BeginEnrolmentIfUnchanged(f.ctx, reissued(e), version, Epoch)
+			f.must(err)
+			equal(f, "state", got.State, store.Active)
+			f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
+		}
+	}},
+	// The hub judged the request under a wrong assumption, so the store must not store the
+	// enrolment, and not return an earlier one either.
+	{"ChangedIsNotStored", func(f *fixture) {
+		one := Machine{Name: "one"}
+		used := f.newToken("used", 0)
+		for _, c := range []struct {
+			name    string
+			m       Machine
+			token   store.JoinToken
+			change  func(e *store.Enrolment)
+			at      time.Duration
+			version int64
+			before  func()
+		}{
+			{name: "unknown token", m: one, token: JoinToken(f.owner.ID, "never stored", 0)},
+			{name: "another owner", m: one, token: f.token, change: func(e *store.Enrolment) { e.Owner = f.other.ID }},
+			{name: "expired token", m: one, token: f.token, at: f.token.Expires.Sub(Epoch)},
+			{name: "generation from the future", m: Machine{Name: "one", Generation: 1}, token: f.token},
+			{name: "earlier config version", m: one, token: f.token, version: -1},
+			{name: "later config version", m: one, token: f.token, version: +1},
+			{name: "former generation", m: one, token: f.token, before: func() {
+				d := f.onboard(Machine{Name: "one", Request: "former"}, f.token)
+				f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
+			}},
+			{name: "waiting device", m: Machine{Name: "waiting"}, token: f.token, before: func() { f.wait(Machine{Name: "waiting"}.waiting(f.token, "a question")) }},
+			{name: "denied device", m: Machine{Name: "denied"}, token: f.token, before: func() { f.decide(f.wait(Machine{Name: "denied"}.waiting(f.token, "a question")), false) }},
+			{name: "disabled token", m: Machine{Name: "two"}, token: used, before: func() {
+				f.begin(Machine{Name: "two"}, used)
+				f.must(f.DisableJoinToken(f.ctx, f.owner.ID, used.ID))
+			}},
+		} {
+			if c.before != nil {
+				c.before()
+			}
+			e := c.m.Enrolment(f.owner.ID, c.token.ID)
+			if c.change != nil {
+				c.change(&e)
+			}
+			was, wasErr := f.Enrolment(f.ctx, e.RequestHash)
+			if _, err := f.BeginEnrolmentIfUnchanged(f.ctx, e, f.version()+c.version, Epoch.Add(c.at)); !errors.Is(err, store.ErrChanged) {
+				f.Errorf("%s: got %v, want %v", c.name, err, store.ErrChanged)
+			}
+			is, err := f.Enrolment(f.ctx, e.RequestHash)
+			equal(f, c.name+": error afterwards", err, wasErr)
+			equal(f, c.name+": stored", is, was)
+		}
+	}},
+	{"DisabledAccountsEnrolmentIsNotStored", func(f *fixture) {
+		f.must(f.DisableAccount(f.ctx, f.owner.ID, store.Event{Time: Epoch, Kind: "account.disabled", Owner: f.owner.ID, Message: "Disabled."}))
+		e := Machine{Name: "one"}.Enrolment(f.owner.ID, f.token.ID)
+		_, err := f.BeginEnrolmentIfUnchanged(f.ctx, e, f.version(), Epoch)
+		f.refused(err, store.ErrChanged)
+		_, err = f.Enrolment(f.ctx, e.RequestHash)
+		f.refused(err, store.ErrNotFound)
 	}},
 	{"OverduePendingIsReplaced", func(f *fixture) {
 		first := f.begin(Machine{Name: "one"}, f.token)
