@@ -1,6 +1,6 @@
 // Package strictjson parses JSON and refuses text that two parsers could understand differently.
 // The hub and the device both use it for JSON from other programs, so the device reads exactly the
-// values that the hub checked. The package does no I/O and keeps no state.
+// values that the hub checked. The package does no I/O, and keeps no state except a cache.
 //
 // Decode and DecodeKnown parse into a Go type, Object parses an object of unknown form, and
 // Storable parses an object that will be stored.
@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -158,7 +159,7 @@ func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 	}
 	switch t {
 	case json.Delim('{'):
-		fields, values := membersOf(into)
+		m := membersOf(into)
 		names := map[string]bool{}
 		for dec.More() {
 			token, err := dec.Token()
@@ -173,10 +174,10 @@ func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 				return fmt.Errorf("the name %q occurs twice in the same object", name)
 			}
 			names[name] = true
-			value, known := fields[name]
+			value, known := m.fields[name]
 			if !known {
-				value = values
-				for field := range fields {
+				value = m.all
+				for field := range m.fields {
 					if strings.EqualFold(field, name) {
 						return fmt.Errorf("the name %q must be written %q", name, field)
 					}
@@ -213,19 +214,38 @@ func plain(t reflect.Type) reflect.Type {
 	return t
 }
 
-// membersOf returns the types into which encoding/json decodes the members of an object: for a
-// struct, the type of each field by name; for a map, one type for all members.
-func membersOf(t reflect.Type) (fields map[string]reflect.Type, all reflect.Type) {
-	t = plain(t)
-	switch {
-	case t == nil:
-		return nil, nil
-	case t.Kind() == reflect.Map:
-		return nil, t.Elem()
-	case t.Kind() != reflect.Struct:
-		return nil, nil
+// members describes the members of an object that is decoded into a type: for a struct, the type of
+// each field by name; for a map, one type for all members.
+type members struct {
+	fields map[string]reflect.Type
+	all    reflect.Type
+}
+
+// cached has the members of the types that were used before, because reflection is slow. The program
+// has only few types, so this cache stays small.
+var cached sync.Map // reflect.Type to *members
+
+// membersOf returns the types into which encoding/json decodes the members of an object.
+func membersOf(t reflect.Type) *members {
+	if t = plain(t); t == nil {
+		return &members{}
 	}
-	fields = make(map[string]reflect.Type)
+	if m, ok := cached.Load(t); ok {
+		return m.(*members)
+	}
+	m := &members{}
+	switch t.Kind() {
+	case reflect.Map:
+		m.all = t.Elem()
+	case reflect.Struct:
+		m.fields = fieldsOf(t)
+	}
+	cached.Store(t, m)
+	return m
+}
+
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	fields := make(map[string]reflect.Type)
 	for _, f := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		embedded := f.Anonymous && name == "" && (f.Type.Kind() == reflect.Struct || f.Type.Kind() == reflect.Pointer)
@@ -237,7 +257,7 @@ func membersOf(t reflect.Type) (fields map[string]reflect.Type, all reflect.Type
 		}
 		fields[name] = f.Type
 	}
-	return fields, nil
+	return fields
 }
 
 func elementOf(t reflect.Type) reflect.Type {
