@@ -28,8 +28,7 @@ type examined struct {
 // this certificate, even if the verdict is a refusal.
 //
 // `check` is evidence.Verify or, for the first step of a two-step enrolment, which has only keys,
-// evidence.VerifyKeys. `version` is the result of Store.ConfigVersion, which the caller has just
-// read.
+// evidence.VerifyKeys. `version` is a result of Store.ConfigVersion: see trust.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, version int64, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, version, owner, now)
 	if err != nil {

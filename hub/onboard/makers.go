@@ -89,10 +89,10 @@ func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.cached.Store(nil)
 }
 
-// trust returns the trusted makers. `version` is the result of Store.ConfigVersion, which the
-// caller reads for each request, so once the operator has removed a CA certificate, no replica
-// accepts a device because of it. If the store cannot be read, trust returns an error, and the hub
-// judges no request.
+// trust returns the trusted makers. `version` is the result of Store.ConfigVersion. The caller has
+// just read it, or will store nothing if it has changed, so once the operator has removed a CA
+// certificate, no replica accepts a device because of it. If the store cannot be read, trust
+// returns an error, and the hub judges no request.
 func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, error) {
 	m := &s.makers
 	if c := m.cached.Load(); c != nil && c.version == version {

@@ -75,7 +75,7 @@ type inForce struct {
 	lists []string // store.HubWide if the hub has an EK list; the owner's id if the owner has an EK list
 }
 
-// inForce returns the rules for an owner at a config version that the caller has just read.
+// inForce returns the rules for an owner at a config version: see trust.
 func (s *Service) inForce(ctx context.Context, version int64, owner string) (_ *inForce, err error) {
 	now := s.settings.Load()
 	if now == nil || now.version != version {
@@ -139,8 +139,8 @@ func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, e
 	return f.Effective, nil
 }
 
-// input returns the rules and lists for an owner's requests. All of them belong to `version`, the
-// result of Store.ConfigVersion, which the caller has just read.
+// input returns the rules and lists for an owner's requests. All of them belong to `version`, a
+// result of Store.ConfigVersion: see trust.
 func (s *Service) input(ctx context.Context, version int64, owner string, now time.Time) (*evidence.Input, *inForce, error) {
 	rules, err := s.inForce(ctx, version, owner)
 	if err != nil {
