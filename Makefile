@@ -65,7 +65,7 @@ bench-ui: ## measure how long each page takes in Chromium until it is interactiv
 	@./scripts/install.sh demo
 	FLEET=$(or $(UI_FLEET),20000) $(GO) test -run '^$$' -bench '^BenchmarkPages$$' -benchtime 20x ./internal/browser
 
-bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000) devices; in SQLite, or with DATABASE=start in PostgreSQL; with ENROL=N also compares N onboardings with those into an empty database; with QUESTION only the queries that match this regular expression; writes build/bench-fleet.json; takes 10 minutes
+bench-fleet: ## measure the queries about fleets of FLEET (default 1000,1000000) devices; in SQLite, or with DATABASE=start in PostgreSQL; with ENROL=N also compares N onboardings with those into an empty database, over TLS, without TLS, and only the store's work; with QUESTION only the queries that match this regular expression; writes build/bench-fleet.json; takes 10 minutes
 	mkdir -p build
 	nice $(GO) run ./internal/bench -fleet $(FLEET) -n 500 -question '$(QUESTION)' -database '$(DATABASE)' -enrol $(or $(ENROL),0) -o build/bench-fleet.json
 

@@ -37,7 +37,9 @@ type child struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
-	tok *wire.TokenFile // token file of the hub; for a server of handshakes, it has only the address and the CA
+	// tok is the token file of the hub. For a server of handshakes and for a hub of a fleet, it has
+	// only the address and the CA.
+	tok *wire.TokenFile
 }
 
 // startChild starts this program with the flag `as` and the folder `dir`, and with further flags.
@@ -169,14 +171,19 @@ func readMaker(dir string) (*fleet.Maker, error) {
 }
 
 // serveChild runs in a separate process. It serves a hub that trusts the maker whose CA is in the
-// folder `dir`.
-func serveChild(dir string) error {
+// folder `dir`. If `database` is not empty, this is the hub of a fleet: see openFleetHub.
+func serveChild(dir, database, devices string) error {
 	memory.Use()
 	maker, err := readMaker(dir)
 	if err != nil {
 		return err
 	}
-	h, err := openHub(maker, dir)
+	var h *testHub
+	if database == "" {
+		h, err = openHub(maker, dir)
+	} else {
+		h, err = openFleetHub(maker, dir, database, devices)
+	}
 	if err != nil {
 		return err
 	}
@@ -186,12 +193,16 @@ func serveChild(dir string) error {
 	}
 	h.token.Hub = "https://" + l.Addr().String()
 	h.service.PublicURL = h.token.Hub
-	contents, err := objects.OpenFolder(filepath.Join(dir, "objects"))
+	folder, err := os.MkdirTemp(dir, "objects-") // another hub may have the same folder `dir`
+	if err != nil {
+		return err
+	}
+	contents, err := objects.OpenFolder(folder)
 	if err != nil {
 		return err
 	}
 	s, err := api.New(api.Config{Store: h.store, CA: h.ca, Onboard: h.service, Objects: contents, Log: slog.New(slog.DiscardHandler), Now: time.Now,
-		PublicURL: h.token.Hub, Names: []string{"127.0.0.1"}, Rates: api.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}})
+		PublicURL: h.token.Hub, Names: []string{"127.0.0.1"}, Rates: api.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}, Replicas: database != ""})
 	if err != nil {
 		return err
 	}

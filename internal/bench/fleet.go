@@ -18,6 +18,7 @@ import (
 
 	"gangway/hub/search"
 	"gangway/hub/store"
+	"gangway/hub/store/postgres"
 	"gangway/hub/store/sqlite"
 	"gangway/hub/store/sqlite/sqlitetest"
 	"gangway/hub/store/sqlstore"
@@ -182,6 +183,7 @@ const fleetOwner = "aaaaaaaaaaaaaaaaaaaaaaaa"
 // testFleet is a database with a fleet.
 type testFleet struct {
 	result     FleetResult
+	database   string // the URL of the database in PostgreSQL, or the path of SQLite's file
 	store      *sqlstore.Store
 	statements func() uint64 // the number of statements that the store has run since it was opened
 	server     func() time.Duration
@@ -195,7 +197,11 @@ func openFleet(ctx context.Context, n int, engines *engines) (*testFleet, error)
 	f := &testFleet{result: FleetResult{Devices: n, Engine: "SQLite"}, server: engines.cpu, wal: engines.wal}
 	begin := time.Now()
 	if engines.postgres() {
-		db, err := engines.filled(ctx, fleetOwner, n)
+		var err error
+		if f.database, err = engines.filled(ctx, fleetOwner, n); err != nil {
+			return nil, err
+		}
+		db, err := postgres.Open(ctx, postgres.Config{URL: f.database})
 		if err != nil {
 			return nil, err
 		}
@@ -213,15 +219,15 @@ func openFleet(ctx context.Context, n int, engines *engines) (*testFleet, error)
 		}
 		remove = func() { os.RemoveAll(dir) }
 	}
-	path := filepath.Join(dir, fmt.Sprintf("fleet-%d.db", n))
-	err := fillFile(ctx, path, n)
+	f.database = filepath.Join(dir, fmt.Sprintf("fleet-%d.db", n))
+	err := fillFile(ctx, f.database, n)
 	if err != nil {
 		remove()
 		return nil, err
 	}
 	f.result.Made = time.Since(begin).Seconds()
 	begin = time.Now()
-	db, err := sqlite.Open(ctx, path)
+	db, err := sqlite.Open(ctx, f.database)
 	if err != nil {
 		remove()
 		return nil, err

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"gangway/hub/store/postgres"
 	"gangway/hub/store/postgres/pgtest"
 )
 
@@ -57,21 +56,17 @@ func (e *engines) made(ctx context.Context, name string) (string, error) {
 	return e.server.URL(name), err
 }
 
-// The method `filled` makes a fleet of n devices in PostgreSQL.
-func (e *engines) filled(ctx context.Context, owner string, n int) (*postgres.Store, error) {
-	url, err := e.made(ctx, fmt.Sprintf("fleet%d", n))
-	if err != nil {
-		return nil, err
+// The method `filled` makes a fleet of n devices in PostgreSQL, and returns the URL of its database.
+func (e *engines) filled(ctx context.Context, owner string, n int) (url string, err error) {
+	if url, err = e.made(ctx, fmt.Sprintf("fleet%d", n)); err != nil {
+		return "", err
 	}
 	if n > 0 {
 		if err := pgtest.FillFleet(ctx, url, owner, n); err != nil {
-			return nil, err
+			return "", err
 		}
 	}
-	if err := e.warm(ctx, fmt.Sprintf("fleet%d", n)); err != nil {
-		return nil, err
-	}
-	return postgres.Open(ctx, postgres.Config{URL: url})
+	return url, e.warm(ctx, fmt.Sprintf("fleet%d", n))
 }
 
 // The method `warm` prepares the server so that it behaves like a server that has run for some

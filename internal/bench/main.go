@@ -97,8 +97,8 @@ func main() {
 	fleets := flag.String("fleet", "", "instead of enrolments, measure the queries about fleets with these numbers of devices, e.g. 1000,1000000")
 	questions := flag.String("question", "", "with -fleet: measure only the queries whose names match this regular expression")
 	database := flag.String("database", "", "with -fleet: make the fleets in the empty PostgreSQL database with this URL, as a superuser, instead of in SQLite; \"start\" means in a PostgreSQL server that bench starts")
-	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of onboardings into each fleet with onboardings into an empty database")
-	serve := flag.String("serve", "", "run a hub in this folder (only for bench itself, which measures this process)")
+	enrolments := flag.Int("enrol", 0, "with -fleet: also compare this number of onboardings into each fleet with onboardings into an empty database: over TLS, without TLS, and only the store's work")
+	serve := flag.String("serve", "", "run a hub in this folder, or with -database and -fleet the hub of a fleet (only for bench itself, which measures this process)")
 	shakes := flag.String("handshakes", "", "run a server that does only the TLS handshakes of the hub in this folder (only for bench itself)")
 	only := flag.Bool("server", false, "measure only the whole hub process")
 	polled = flag.Bool("polls", false, "with -server and -cpuprofile: profile Pantavisor's polls instead of enrolments")
@@ -115,7 +115,7 @@ func main() {
 	}
 	switch {
 	case *serve != "":
-		err = serveChild(*serve)
+		err = serveChild(*serve, *database, *fleets)
 	case *shakes != "":
 		err = handshakeChild(*shakes)
 	case *fleets != "":

@@ -155,7 +155,7 @@ func (m *server) round(ctx context.Context, s *Server, first, n int) (err error)
 		return err
 	}
 	start := time.Now()
-	if s.CPU, err = per(m.hub, func(i int) error { return m.onboard(ctx, first+i) }); err != nil {
+	if s.CPU, err = per(m.hub, func(i int) error { return m.load.onboard(ctx, first+i, m.hub) }); err != nil {
 		return err
 	}
 	s.PerSecond = float64(n) / time.Since(start).Seconds()
@@ -184,15 +184,15 @@ func (m *server) round(ctx context.Context, s *Server, first, n int) (err error)
 	return nil
 }
 
-// onboard enrols and activates a device on its own two connections.
-func (m *server) onboard(ctx context.Context, i int) error {
-	client, err := fleet.NewHub(m.hub.tok)
+// onboard enrols and activates a device at the hub of another process, on its own two connections.
+func (l *load) onboard(ctx context.Context, i int, hub *child) error {
+	client, err := fleet.NewHub(hub.tok)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	d := m.load.devices[i]
-	c, err := d.Enrol(ctx, client, m.load.requests[i])
+	d := l.devices[i]
+	c, err := d.Enrol(ctx, client, l.requests[i])
 	if err != nil {
 		return err
 	}
