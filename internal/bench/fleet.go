@@ -239,19 +239,32 @@ func openFleet(ctx context.Context, n int, engines *engines) (*testFleet, error)
 	return f, nil
 }
 
+// fillFile makes a fleet of n devices in the file at `path`, unless the file exists. If n is 0, it
+// replaces the file, because an earlier run has enrolled devices. Until the fleet is complete, it is
+// in another file, so that no later run takes an incomplete fleet for a complete one.
 func fillFile(ctx context.Context, path string, n int) error {
-	if _, err := os.Stat(path); err == nil && n > 0 {
+	switch _, err := os.Stat(path); {
+	case err == nil && n > 0:
 		return nil
-	}
-	if n == 0 { // an earlier run has enrolled devices
-		for _, suffix := range []string{"", "-wal", "-shm"} {
-			_ = os.Remove(path + suffix)
-		}
-	}
-	if err := sqlitetest.CopyEmpty(path); err != nil || n == 0 {
+	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return err
 	}
-	return sqlitetest.FillFleet(ctx, path, fleetOwner, n)
+	part, err := filepath.Abs(path + ".part")
+	if err != nil {
+		return err
+	}
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		_, _ = os.Remove(path+suffix), os.Remove(part+suffix)
+	}
+	if err := sqlitetest.CopyEmpty(part); err != nil {
+		return err
+	}
+	if n > 0 {
+		if err := sqlitetest.FillFleet(ctx, part, fleetOwner, n); err != nil {
+			return err
+		}
+	}
+	return os.Rename(part, path)
 }
 
 // onboarding returns a question that is not a query: it adds a device to the fleet, in two durable

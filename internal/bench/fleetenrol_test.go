@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"gangway/hub/search"
+	"gangway/hub/store/sqlite"
 )
 
 // TestMain lets this test's program serve a hub: see startChild.
@@ -55,6 +58,27 @@ func TestComparisonOnboardsTheSameDevicesIntoBothDatabases(t *testing.T) {
 	}
 	if r.OverTLS.Empty.CPU <= r.Whole.Empty.CPU || r.Whole.Empty.CPU <= r.Store.Empty.CPU {
 		t.Errorf("an onboarding costs %.0f µs over TLS, %.0f µs without TLS, and %.0f µs without cryptography", r.OverTLS.Empty.CPU, r.Whole.Empty.CPU, r.Store.Empty.CPU)
+	}
+}
+
+func TestInterruptedFleetIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "fleet.db")
+	interrupted, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := fillFile(interrupted, path, 10); err == nil {
+		t.Fatal("fillFile was interrupted, and there is no error")
+	}
+	if err := fillFile(t.Context(), path, 10); err != nil {
+		t.Fatal(err)
+	}
+	s, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if counts, err := s.FleetCounts(t.Context(), fleetOwner); err != nil || counts.Total != 10 {
+		t.Errorf("the fleet has %d devices, not 10: %v", counts.Total, err)
 	}
 }
 
