@@ -93,7 +93,7 @@ func (c caller) prn() string {
 }
 
 // withMeta returns the calling device with its metadata. The device that the method `identify` found
-// need not have it: see store.Devices.DeviceByCertificate.
+// does not have it: see store.Devices.DeviceByCertificate.
 func (s *Server) withMeta(ctx context.Context, d store.Device) (store.Device, error) {
 	if d.UserMeta != nil {
 		return d, nil

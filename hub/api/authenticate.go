@@ -165,7 +165,7 @@ func (s *Server) findDevice(r *http.Request) (store.Device, error) {
 		return store.Device{}, errNotSignedIn
 	}
 	// The token may have been issued before the device was deleted or got another owner.
-	d, err := s.cfg.Store.Device(r.Context(), claims.ID)
+	d, err := s.cfg.Store.BareDevice(r.Context(), claims.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		return d, errNotSignedIn
 	}

@@ -110,6 +110,8 @@ type Trails interface {
 	AddRevision(ctx context.Context, s Revision, quota int64) (Revision, error)
 	// Revision finds a revision by its number. If rev is -1, it returns the newest revision.
 	Revision(ctx context.Context, device string, rev int) (Revision, error)
+	// Revisions lists the revisions of a device's trail that the filter selects. ErrNotFound: the
+	// device has no trail.
 	Revisions(ctx context.Context, f RevisionFilter) ([]Revision, error)
 	// RevisionHeads lists those revisions of a trail whose numbers are smaller than `before`, or
 	// all revisions if `before` is -1. It returns at most limit revisions (0 means 100; never more

@@ -14,11 +14,12 @@ const (
 	(SELECT b.requested FROM boot_devices b WHERE b.device = d.id)`
 	// The last two columns, user_meta and device_meta, are slower to read than the others.
 	deviceColumns = bareColumns + `, d.user_meta, d.device_meta `
+	deviceByID    = ` FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ? AND d.deleted = 0`
 )
 
 var (
-	selectDevice = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
-		WHERE d.id = ? AND d.deleted = 0`)
+	selectDevice     = prepared(deviceColumns + deviceByID)
+	selectBareDevice = prepared(bareColumns + deviceByID)
 	// CROSS JOIN makes SQLite read the row of enrolments first.
 	selectDeviceByIDevID = prepared(bareColumns + ` FROM enrolments e CROSS JOIN devices d
 		ON d.id = e.device AND d.enrolment = e.id
@@ -48,6 +49,11 @@ var (
 // Device implements store.Devices.
 func (s *Store) Device(ctx context.Context, id string) (store.Device, error) {
 	return s.oneDevice(ctx, readDevice, selectDevice, id)
+}
+
+// BareDevice implements store.Devices.
+func (s *Store) BareDevice(ctx context.Context, id string) (store.Device, error) {
+	return s.oneDevice(ctx, readBareDevice, selectBareDevice, id)
 }
 
 // DeviceByCertificate implements store.Devices.

@@ -282,12 +282,16 @@ func (s *Store) Revisions(ctx context.Context, f store.RevisionFilter) (list []s
 	err = s.db.Read(ctx, func(c Conn) error {
 		list = nil
 		size := 0
-		return c.Each(query, func(r Row) (bool, error) {
+		err := c.Each(query, func(r Row) (bool, error) {
 			step := readStep(&r)
 			list = append(list, step)
 			size += len(step.State) + len(step.Meta) + len(step.Progress) + len(step.CommitMsg)
 			return f.Bytes == 0 || size < f.Bytes, nil
 		}, f.Device, int64(f.After), statuses, pageLimit(f.Limit))
+		if err == nil && len(list) == 0 {
+			_, err = oneTrail(c, f.Device)
+		}
+		return err
 	})
 	return list, err
 }

@@ -12,12 +12,26 @@ var deviceTests = []test{
 	{"UnknownIsNotFound", func(f *fixture) {
 		_, err := f.Device(f.ctx, ID("nothing"))
 		f.refused(err, store.ErrNotFound)
+		_, err = f.BareDevice(f.ctx, ID("nothing"))
+		f.refused(err, store.ErrNotFound)
 		_, err = f.DeviceByCertificate(f.ctx, Hash("nothing"))
 		f.refused(err, store.ErrNotFound)
 		_, err = f.TPM(f.ctx, Hash("nothing"))
 		f.refused(err, store.ErrNotFound)
 		_, err = f.AIK(f.ctx, []byte("nothing"))
 		f.refused(err, store.ErrNotFound)
+	}},
+	{"BareOneHasNoMetadata", func(f *fixture) {
+		d := f.onboard(Machine{Name: "one"}, f.token)
+		want, err := f.Device(f.ctx, d.ID)
+		f.must(err)
+		if want.UserMeta == nil || want.DeviceMeta == nil {
+			f.Errorf("%+v", want)
+		}
+		want.UserMeta, want.DeviceMeta = nil, nil
+		got, err := f.BareDevice(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "device", got, want)
 	}},
 	{"ListedByNickInPages", func(f *fixture) {
 		for _, name := range []string{"c", "a", "e", "b", "d"} {
@@ -166,6 +180,8 @@ var deletionTests = []test{
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
 		_, err := f.Device(f.ctx, d.ID)
+		f.refused(err, store.ErrNotFound)
+		_, err = f.BareDevice(f.ctx, d.ID)
 		f.refused(err, store.ErrNotFound)
 		_, err = f.DeviceByCertificate(f.ctx, d.IDevIDHash)
 		f.refused(err, store.ErrNotFound)

@@ -356,6 +356,8 @@ func stepsByStatus(f *fixture) {
 		}
 		equal(f, fmt.Sprintf("%+v", c.filter), fmt.Sprint(revs), c.want)
 	}
+	_, err := f.Revisions(f.ctx, store.RevisionFilter{Device: ID("no trail"), After: -1, Statuses: trail.Statuses})
+	f.refused(err, store.ErrNotFound)
 }
 
 // PostedRevisions lists the revisions of a fleet, newest first, except for those that the devices
