@@ -180,9 +180,10 @@ type Enrolments interface {
 	// after its Expires, `e` replaces it, and begins at the time `now`.
 	//
 	// BeginEnrolment changes nothing but this enrolment, which reserves no name and spends no use
-	// of the join token while it is pending. There are two exceptions: if e.EKKnown is true,
-	// BeginEnrolment stores the EK certificate for UnprovenEKKeptFor, as KeepEKCertificate does;
-	// and if the owner's Pending enrolments exceed MaxPending, the oldest of them become Expired.
+	// of the join token while it is pending. There are two exceptions: if e.EKKnown is true and no
+	// certificate is stored for the EK, EKCertificate finds the certificate of this enrolment for
+	// UnprovenEKKeptFor; and if the owner's Pending enrolments exceed MaxPending, the oldest of them
+	// become Expired, and their EK certificates are forgotten.
 	BeginEnrolment(ctx context.Context, e Enrolment, now time.Time) (Enrolment, error)
 	// BeginEnrolmentIfUnchanged is like BeginEnrolment, but for a request that the hub has judged
 	// without reading the database. It stores the enrolment only if all of these assumptions of the

@@ -175,7 +175,7 @@ func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error 
 
 // DeleteDevice implements store.Devices. It does not store the time of the deletion, which the
 // caller records in an event.
-func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time) error {
+func (s *Store) DeleteDevice(ctx context.Context, owner, id string, now time.Time) error {
 	return s.db.Write(ctx, func(c Conn) error {
 		r, err := one(c, selectDeviceForDelete, id, owner)
 		if err != nil {
@@ -205,6 +205,9 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 			return nil
 		}
 		if err := c.Do(revokeEnrolment, active); err != nil {
+			return err
+		}
+		if err := s.keepPending(c, ek, now); err != nil {
 			return err
 		}
 		if err := c.Do(revokePending, ek[:], owner, id); err != nil {

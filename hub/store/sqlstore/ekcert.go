@@ -7,9 +7,18 @@ import (
 	"gangway/hub/store"
 )
 
+// The store has an EK's certificate in one of these places, and prefers the first:
+//
+//   - the enrolment in the EK's row in tpms, if its EKKnown is true: the EK is proven,
+//   - a row in ek_certificates, proven or not, or
+//   - the oldest pending enrolment with this EK whose EKKnown is true: the EK is unproven.
+//
+// So an onboarding writes no row of ek_certificates. The store writes one if an enrolment that has
+// the certificate expires before it is activated, and if the EK's next enrolment has none. In a row
+// that an earlier version wrote, the certificate may be empty; then the enrolment in tpms has it.
 var (
 	selectEKCertificate = prepared(`SELECT certificate, links, proven, expires FROM ek_certificates
-		WHERE ek = ? AND (proven = 1 OR expires > ?)`)
+		WHERE ek = ? AND certificate <> x'' AND (proven = 1 OR expires > ?)`)
 	keepEKCertificate = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 0, ?, ?, ?)
 		ON CONFLICT (ek) DO UPDATE SET expires = excluded.expires, certificate = excluded.certificate, links = excluded.links
 		WHERE ek_certificates.proven = 0 AND (ek_certificates.expires <= ? OR ek_certificates.certificate = excluded.certificate AND ek_certificates.expires < excluded.expires)`)
@@ -19,45 +28,45 @@ var (
 	expireEKCertificates = prepared(`DELETE FROM ek_certificates WHERE ek IN
 		(SELECT ek FROM ek_certificates WHERE proven = 0 AND expires <= ? ORDER BY expires LIMIT ?)`)
 
-	// proveAsEnrolled marks an EK as proven, for an activated enrolment whose EKKnown is true.
-	// Because the enrolment has the EK certificate, and the EK's row in tpms leads to the
-	// enrolment, the row in ek_certificates has no certificate and no links. If there is already a
-	// row with a certificate, forgetEK removes it first, because SQLite does not reuse the space
-	// that becomes free when a row gets shorter.
-	proveAsEnrolled = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 1, 0, x'', x'')
-		ON CONFLICT (ek) DO NOTHING`)
-	forgetEK = prepared(`DELETE FROM ek_certificates WHERE ek = ? AND certificate <> x''`)
-	// proveEK marks the stored EK certificate as proven, for an activated enrolment whose EKKnown
-	// is false.
-	proveEK = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ? AND proven = 0`)
-	// For an EK that proveAsEnrolled has marked, this statement selects the evidence of the
-	// enrolment that has the EK certificate.
-	selectEnrolledEK = prepared(`SELECT ` + evidenceColumns + ` FROM ek_certificates c JOIN tpms t ON t.ek = c.ek
-		JOIN enrolments e ON e.id = t.enrolment WHERE c.ek = ? AND c.proven = 1 AND c.certificate = x''`)
-	copyEnrolledEK = prepared(`UPDATE ek_certificates SET certificate = ?, links = ? WHERE ek = ? AND proven = 1 AND certificate = x''`)
+	// proveEK marks the certificate in ek_certificates as proven, and putProven replaces it by a
+	// proven one.
+	proveEK   = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ?`)
+	putProven = prepared(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (?, 1, 0, ?, ?)
+		ON CONFLICT (ek) DO UPDATE SET proven = 1, expires = 0, certificate = excluded.certificate, links = excluded.links`)
+	forgetEK = prepared(`DELETE FROM ek_certificates WHERE ek = ?`)
+
+	// selectEnrolledEK selects the evidence of the enrolment in tpms, if it has the EK certificate.
+	selectEnrolledEK = prepared(`SELECT ` + evidenceColumns + ` FROM tpms t JOIN enrolments e ON e.id = t.enrolment
+		WHERE t.ek = ?1 AND (e.ek_known = 1 OR EXISTS (SELECT 1 FROM ek_certificates c WHERE c.ek = ?1 AND c.proven = 1 AND c.certificate = x''))`)
+	selectPendingEK = prepared(`SELECT e.created, ` + evidenceColumns + ` FROM enrolments e INDEXED BY enrolments_pending_ek
+		WHERE e.ek = ? AND e.state = 'p' AND e.ek_known = 1 AND e.created > ? ORDER BY e.id LIMIT 1`)
 )
 
-// prove marks the EK's certificate as proven. It must be called before the EK's row in tpms is
-// changed to the new enrolment.
+// prove marks the EK's certificate as proven, when the claim is accepted. It must be called before
+// the EK's row in tpms is changed to the new enrolment.
 func (k *claim) prove(c Conn) error {
-	if k.ekKnown {
-		if err := c.Do(forgetEK, k.ek[:]); err != nil {
-			return err
+	if k.ekKnown { // from now on, the store finds the certificate in this enrolment
+		if !k.known && k.tpmGeneration == 0 {
+			return nil
 		}
-		return c.Do(proveAsEnrolled, k.ek[:])
+		return c.Do(forgetEK, k.ek[:])
 	}
 	v, found, err := enrolledEK(c, k.ek)
 	if err != nil {
 		return err
 	}
-	if found { // the earlier enrolment has the certificate
-		return c.Do(copyEnrolledEK, v.ekCertificate, v.ekLinks, k.ek[:])
+	if !found {
+		if n, err := c.Exec(proveEK, k.ek[:]); err != nil || n != 0 {
+			return err
+		}
+		if v, _, found, err = pendingEK(c, k.ek, k.stored.Activated); err != nil || !found {
+			return err
+		}
 	}
-	return c.Do(proveEK, k.ek[:])
+	return c.Do(putProven, k.ek[:], v.ekCertificate, append([]byte{}, v.ekLinks...))
 }
 
-// enrolledEK returns the evidence of the enrolment that has an EK's certificate, if the EK's row in
-// ek_certificates does not have it.
+// enrolledEK returns the evidence of the enrolment that has an EK's proven certificate.
 func enrolledEK(c Conn, ek store.Hash) (v evidence, found bool, err error) {
 	r, found, err := c.One(selectEnrolledEK, ek[:])
 	if err != nil || !found {
@@ -66,28 +75,65 @@ func enrolledEK(c Conn, ek store.Hash) (v evidence, found bool, err error) {
 	if v, err = readEvidence(&r); err == nil {
 		err = v.withLinks(c)
 	}
-	return v, true, err
+	return v, err == nil, err
+}
+
+// pendingEK returns the evidence of the pending enrolment that has an EK's unproven certificate, and
+// the time at which this enrolment began.
+func pendingEK(c Conn, ek store.Hash, now time.Time) (v evidence, created time.Time, found bool, err error) {
+	r, found, err := c.One(selectPendingEK, ek[:], micro(now.Add(-store.UnprovenEKKeptFor)))
+	if err != nil || !found {
+		return evidence{}, time.Time{}, false, err
+	}
+	created = r.time()
+	if v, err = readEvidence(&r); err == nil {
+		err = v.withLinks(c)
+	}
+	return v, created, err == nil, err
+}
+
+// keepPending stores the EK certificate of the pending enrolment that pendingEK finds.
+func (s *Store) keepPending(c Conn, ek store.Hash, now time.Time) error {
+	v, created, found, err := pendingEK(c, ek, now)
+	if err != nil || !found {
+		return err
+	}
+	return s.keepCertificate(c, store.KeptEKCertificate{EK: ek, Certificate: v.ekCertificate, Links: v.ekLinks, Expires: created.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 }
 
 // EKCertificate implements store.EKCertificates.
 func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (k store.KeptEKCertificate, err error) {
 	err = s.db.Read(ctx, func(c Conn) error {
-		r, err := one(c, selectEKCertificate, ek[:], micro(now))
+		v, found, err := enrolledEK(c, ek)
 		if err != nil {
 			return err
 		}
-		k = store.KeptEKCertificate{EK: ek, Certificate: r.blob(), Links: r.blob(), Proven: r.bool()}
-		if !k.Proven {
-			k.Expires = r.time()
+		if found {
+			k = store.KeptEKCertificate{EK: ek, Certificate: v.ekCertificate, Links: v.ekLinks, Proven: true}
+			return nil
 		}
-		if k.Proven && len(k.Certificate) == 0 {
-			v, _, err := enrolledEK(c, ek)
-			k.Certificate, k.Links = v.ekCertificate, v.ekLinks
+		r, found, err := c.One(selectEKCertificate, ek[:], micro(now))
+		if err != nil {
 			return err
 		}
-		return nil
+		if found {
+			k = store.KeptEKCertificate{EK: ek, Certificate: r.blob(), Links: r.blob(), Proven: r.bool()}
+			if !k.Proven {
+				k.Expires = r.time()
+			}
+			return nil
+		}
+		v, created, found, err := pendingEK(c, ek, now)
+		if err == nil && !found {
+			err = store.ErrNotFound
+		}
+		k = store.KeptEKCertificate{EK: ek, Certificate: v.ekCertificate, Links: v.ekLinks, Expires: created.Add(store.UnprovenEKKeptFor)}
+		return err
 	})
-	return k, err
+	if err != nil {
+		return store.KeptEKCertificate{}, err
+	}
+	return k, nil
 }
 
 // KeepEKCertificate implements store.EKCertificates.

@@ -55,7 +55,12 @@ var (
 		e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm, e.ek_known, ` + evidenceColumns + `,
 		(SELECT a.request_hash FROM devices d JOIN enrolments a ON a.id = d.enrolment WHERE d.id = e.device AND d.deleted = 0)
 		FROM enrolments e WHERE e.idevid_hash = ?`)
-	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
+	// selectOverdue selects enrolments that must expire. The last column says whether their evidence
+	// may have the last copy of an EK certificate: see selectEKCertificate.
+	selectOverdue = prepared(`SELECT e.id, e.ek, e.ek_known = 1 AND NOT EXISTS
+		(SELECT 1 FROM tpms t JOIN enrolments a ON a.id = t.enrolment WHERE t.ek = e.ek AND a.ek_known = 1)
+		FROM enrolments e WHERE e.state = 'p' AND e.expires <= ? ORDER BY e.expires LIMIT ?`)
+	expireEnrolment = prepared(expire + `id = ?`)
 
 	selectPending = prepared(`SELECT token, ek, created, expires, manufacturer, model, firmware, prod_model, prod_serial, key_algorithm
 		FROM enrolments INDEXED BY enrolments_pending_owner WHERE owner = ? AND state = 'p' AND expires > ? ORDER BY id DESC LIMIT ?`)
@@ -177,10 +182,7 @@ func (s *Store) beginEnrolment(ctx context.Context, e store.Enrolment, version *
 			if err := s.storeChain(c, v); err != nil {
 				return err
 			}
-			if err := c.Again(pushOutEnrolments, e.Owner, int64(store.MaxPending)); err != nil || !e.EKKnown {
-				return err
-			}
-			return s.keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
+			return c.Again(pushOutEnrolments, e.Owner, int64(store.MaxPending))
 		}, args...)
 	})
 	if err != nil {
@@ -321,7 +323,35 @@ func startOfEnrolment(r *Row) (e store.Enrolment, err error) {
 // ExpireEnrolments implements store.Enrolments. A row keeps its hashes, TPM names, ids, generation
 // and times.
 func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error) {
-	return s.expire(ctx, expireEnrolments, now, limit)
+	if limit <= 0 {
+		return 0, nil
+	}
+	type overdue struct {
+		id   int64
+		ek   store.Hash
+		last bool
+	}
+	var list []overdue
+	err := s.db.Write(ctx, func(c Conn) error {
+		list = nil
+		err := c.Each(selectOverdue, func(r Row) (bool, error) {
+			list = append(list, overdue{r.int64(), r.hash(), r.bool()})
+			return true, nil
+		}, micro(now), int64(limit))
+		for i := 0; i < len(list) && err == nil; i++ {
+			if list[i].last {
+				err = s.keepPending(c, list[i].ek, now)
+			}
+			if err == nil {
+				err = c.Do(expireEnrolment, list[i].id)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(list), nil
 }
 
 // RemoveExpiredEnrolments implements store.Enrolments. It can delete the rows, because no other row

@@ -383,7 +383,7 @@ var (
 	packEvidence = prepared(`UPDATE enrolments SET iak_public = x'', ek_certificate = x'', iak_cert = x'', idevid_cert = x'',
 		verdict = x'', ek_links = x'', request = ? WHERE id = ? AND request = ? AND state <> 'p'`)
 	// Empties the copy of an EK certificate in ek_certificates if the TPM's enrolment has the same
-	// certificate: see proveAsEnrolled.
+	// certificate: see selectEKCertificate.
 	dropKeptCopy = prepared(`UPDATE ek_certificates SET certificate = x'', links = x'' WHERE proven = 1 AND certificate = ? AND links = ?
 		AND ek = (SELECT t.ek FROM tpms t WHERE t.enrolment = ?)`)
 )

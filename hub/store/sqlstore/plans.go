@@ -55,7 +55,7 @@ func FleetStatements() map[string]*Statement {
 // must not grow with the fleet.
 func RemovalStatements() map[string]*Statement {
 	return map[string]*Statement{
-		"expire enrolments": expireEnrolments, "push out enrolments": pushOutEnrolments,
+		"expire enrolments": selectOverdue, "push out enrolments": pushOutEnrolments,
 		"forget expired": forgetExpired, "count expired": countExpired, "forget unproven": forgetUnproven, "forget events": forgetEvents,
 		"superseded": selectSuperseded, "strip enrolment": stripEnrolment, "set previous": setPrevious, "AIKs of an enrolment": deleteAIKsOf,
 		"enrolment": deleteEnrolment, "revoke pending": revokePending, "revoke pending of an EK": revokePendingOf,

@@ -244,6 +244,9 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
 			// The denial also revokes the owner's pending enrolments of this EK, which may have
 			// begun after an earlier approval.
+			if err := s.keepPending(c, w.EK, d.At); err != nil {
+				return err
+			}
 			if err := c.Do(revokePendingOf, w.EK[:], owner); err != nil {
 				return err
 			}

@@ -16,6 +16,11 @@ var ekCertificateTests = []test{
 	{"UnprovenAreBounded", unprovenCertificatesAreBounded},
 	{"ManyUnprovenAreBounded", manyUnprovenCertificatesAreBounded},
 	{"SurvivesTheRelease", certificateSurvivesTheRelease},
+	{"SurvivesItsPendingEnrolment", certificateSurvivesItsPendingEnrolment},
+	{"SurvivesTheDeletionOfTheDevice", certificateSurvivesTheDeletion},
+	{"SurvivesTheDenial", certificateSurvivesTheDenial},
+	{"ActivationProvesThatOfAPendingOne", activationProvesThatOfAPendingOne},
+	{"FirstPendingOneCounts", firstPendingOneCounts},
 }
 
 func kept(name, certificate string, until time.Time) store.KeptEKCertificate {
@@ -196,4 +201,101 @@ func certificateSurvivesTheRelease(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch.Add(time.Hour)))
 	f.keepsEK("raft", "raft's", true, Epoch.Add(2*week))
+}
+
+// beginsKnown stores a pending enrolment of a machine, with an EK certificate whose root the hub knows.
+// If `common` is true, the links come from the hub's trust store.
+func (f *fixture) beginsKnown(m Machine, certificate string, common bool, at time.Time) store.Enrolment {
+	f.Helper()
+	e := m.Enrolment(f.owner.ID, f.token.ID)
+	e.Created, e.Expires = at, at.Add(time.Hour)
+	e.EKKnown, e.EKCertificate, e.EKLinks, e.CommonLinks = true, []byte(certificate), []byte("links of "+certificate), common
+	_, err := f.BeginEnrolment(f.ctx, e, at)
+	f.must(err)
+	return e
+}
+
+// Attack: a machine enrols, does not activate, and leaves out its EK certificate when the policy has
+// become stricter. The store keeps the certificate when the enrolment expires.
+func certificateSurvivesItsPendingEnrolment(f *fixture) {
+	names := []string{"raft", "barge", "tug"}
+	for i, name := range names {
+		f.beginsKnown(Machine{Name: name}, name+"'s", i > 0, Epoch)
+	}
+	proven := f.beginsKnown(Machine{Name: "ferry"}, "ferry's", true, Epoch)
+	_, err := f.activate(proven)
+	f.must(err)
+	f.beginsKnown(Machine{Name: "ferry", Request: "later"}, "another of the ferry's", true, Epoch)
+	end := Epoch.Add(store.UnprovenEKKeptFor)
+	check := func() {
+		f.Helper()
+		for _, name := range names {
+			f.keepsEK(name, name+"'s", false, end.Add(-time.Second))
+			f.keepsEK(name, "", false, end)
+			k, err := f.EKCertificate(f.ctx, Hash("ek "+name), Epoch)
+			f.must(err)
+			equal(f, "links", string(k.Links), "links of "+name+"'s")
+			equal(f, "expires", k.Expires.UnixMicro(), end.UnixMicro())
+		}
+		f.keepsEK("ferry", "ferry's", true, end)
+	}
+	check()
+	for n := 4; n > 0; n -= 2 {
+		expired, err := f.ExpireEnrolments(f.ctx, Epoch.Add(time.Hour), 2)
+		f.must(err)
+		equal(f, "expired", expired, 2)
+		check()
+	}
+	expired, err := f.ExpireEnrolments(f.ctx, Epoch.Add(time.Hour), 2)
+	f.must(err)
+	equal(f, "expired", expired, 0)
+	n, err := f.ExpireEKCertificates(f.ctx, end, 10)
+	f.must(err)
+	equal(f, "certificates that expired", n, len(names))
+	f.keepsEK("ferry", "ferry's", true, end)
+	f.agrees()
+}
+
+func certificateSurvivesTheDeletion(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	f.keepsEK("raft", "", false, Epoch)
+	f.beginsKnown(Machine{Name: "raft", Request: "later"}, "raft's", false, Epoch)
+	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch.Add(time.Minute)))
+	f.keepsEK("raft", "raft's", false, Epoch.Add(time.Hour))
+	f.agrees()
+}
+
+func certificateSurvivesTheDenial(f *fixture) {
+	m := Machine{Name: "raft"}
+	e := f.beginsKnown(m, "raft's", true, Epoch)
+	f.decide(f.wait(m.waiting(f.token, "a question")), false)
+	equal(f, "state", f.state(e), store.Revoked)
+	f.keepsEK("raft", "raft's", false, Epoch.Add(week))
+}
+
+// A machine sends its EK certificate, and then activates an enrolment without one.
+func activationProvesThatOfAPendingOne(f *fixture) {
+	first := f.beginsKnown(Machine{Name: "raft"}, "raft's", true, Epoch)
+	second := Machine{Name: "raft", Request: "later"}.Enrolment(f.owner.ID, f.token.ID)
+	second.EKCertificate = nil
+	_, err := f.BeginEnrolment(f.ctx, second, Epoch)
+	f.must(err)
+	_, err = f.activate(second)
+	f.must(err)
+	f.keepsEK("raft", "raft's", true, Epoch.Add(2*store.UnprovenEKKeptFor))
+	_, err = f.ExpireEnrolments(f.ctx, first.Expires, 10)
+	f.must(err)
+	f.keepsEK("raft", "raft's", true, Epoch.Add(2*store.UnprovenEKKeptFor))
+	f.agrees()
+}
+
+// A later pending enrolment, with another EK certificate for the same EK, does not displace the
+// first one, not even when both expire.
+func firstPendingOneCounts(f *fixture) {
+	f.beginsKnown(Machine{Name: "raft"}, "raft's", false, Epoch)
+	f.beginsKnown(Machine{Name: "raft", Request: "later"}, "another", false, Epoch.Add(-time.Minute))
+	f.keepsEK("raft", "raft's", false, Epoch)
+	_, err := f.ExpireEnrolments(f.ctx, Epoch.Add(time.Hour), 10)
+	f.must(err)
+	f.keepsEK("raft", "raft's", false, Epoch.Add(time.Hour))
 }

@@ -29,7 +29,11 @@ func Pack(t *testing.T, s Engine, literal func([]byte) string, run func(sql stri
 		run(fmt.Sprintf(`UPDATE enrolments SET iak_public = %s, ek_certificate = %s, iak_cert = %s, idevid_cert = %s, verdict = %s, request = %s, ek_links = %s WHERE request_hash = %s`,
 			literal(e.IAKPublic), literal(e.EKCertificate), literal(e.IAKCert), literal(e.IDevIDCert), literal(e.Verdict), literal(e.Request), literal(e.EKLinks), literal(e.RequestHash[:])))
 		if e.EKKnown {
-			run(fmt.Sprintf(`UPDATE ek_certificates SET certificate = %s, links = %s WHERE ek = %s`, literal(e.EKCertificate), literal(e.EKLinks), literal(e.EK[:])))
+			run(fmt.Sprintf(`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) VALUES (%s, 1, 0, %s, %s)`, literal(e.EK[:]), literal(e.EKCertificate), literal(e.EKLinks)))
+		}
+		if i == 4 { // enrolled before the column ek_known existed
+			run(fmt.Sprintf(`UPDATE enrolments SET ek_known = 0 WHERE request_hash = %s`, literal(e.RequestHash[:])))
+			all[i].EKKnown = false
 		}
 	}
 	check := func(when string) {

@@ -62,7 +62,7 @@ func FillFleet(ctx context.Context, url, owner string, n int) (err error) {
 }
 
 // filled has the tables whose indexes FillFleet makes last.
-var filled = []string{"enrolments", "devices", "tpms", "aiks", "ek_certificates", "chip_marks", "boot_judged", "boot_parts", "trails", "steps", "events", "device_search"}
+var filled = []string{"enrolments", "devices", "tpms", "aiks", "chip_marks", "boot_judged", "boot_parts", "trails", "steps", "events", "device_search"}
 
 // SQL expressions for the id and the model of device number i.
 const (
@@ -92,7 +92,6 @@ var fleetRows = []string{
 		FROM fleet`,
 	`INSERT INTO tpms (ek, owner, device, generation, enrolment, first_seen) SELECT ek, :owner, id, 0, enrolment, 0 FROM fleet`,
 	`INSERT INTO aiks (name, ek, device, enrolment, registered) SELECT '\x000b'::bytea || sha256(('name' || i)::bytea), ek, id, enrolment, 0 FROM fleet`,
-	`INSERT INTO ek_certificates (ek, proven, expires, certificate, links) SELECT ek, 1, 0, '', '' FROM fleet`,
 	`INSERT INTO chip_marks (mark, device) SELECT sha256(('mark' || i)::bytea), id FROM fleet`,
 	`INSERT INTO boot_devices (device, state, requested) SELECT id, CASE WHEN i % 1000 = 7 THEN 'changed' ELSE 'matches' END, 0 FROM fleet`,
 	`INSERT INTO boot_judged (device, owner, version, model, token, firmware, ran) SELECT id, :owner, 0, model, token, '1.' || i % 3, '' FROM fleet`,

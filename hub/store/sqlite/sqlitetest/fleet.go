@@ -74,8 +74,7 @@ const (
 	// fillTPMs and fillAIKs register the keys of the enrolments.
 	fillTPMs = numbers + `INSERT INTO tpms (ek, owner, device, generation, enrolment, first_seen) SELECT e.ek, ?1, e.device, 0, e.id, 0 FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?2 > 0`
 	fillAIKs = numbers + `INSERT INTO aiks (name, ek, device, enrolment, registered) SELECT e.iak_name, e.ek, e.device, e.id, 0 FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?1 <> '' AND ?2 > 0`
-	// fillEKs and fillMarks do what an activation does with a known EK certificate.
-	fillEKs    = numbers + `INSERT INTO ek_certificates (ek, proven, expires, certificate, links) SELECT e.ek, 1, 0, x'', x'' FROM i JOIN enrolments e ON e.id = 1000000000 + i.i WHERE ?1 <> '' AND ?2 > 0`
+	// fillMarks does what an activation does with a known EK certificate.
 	fillMarks  = numbers + `INSERT INTO chip_marks (mark, device) SELECT randomblob(32), ` + id + ` FROM i WHERE ?1 <> '' AND ?2 > 0`
 	fillEvents = numbers + `INSERT INTO events (time, kind, code, owner, device, token, addr, message)
 		SELECT 1700000000000000 + i.i * 50000000, 'device.activated', '', ?1, ` + id + `, printf('%024x', i.i % 40), '192.0.2.1', 'The device is active.' FROM i WHERE ?2 > 0`
@@ -102,7 +101,7 @@ func fill(ctx context.Context, db *sql.DB, owner string, n, from, to int) error 
 		return err
 	}
 	defer tx.Rollback()
-	for _, line := range []string{fillEnrolments, fillDevices, fillTPMs, fillAIKs, fillEKs, fillMarks, fillEvents, fillBoots, fillJudged, fillParts, fillTrails, fillSteps} {
+	for _, line := range []string{fillEnrolments, fillDevices, fillTPMs, fillAIKs, fillMarks, fillEvents, fillBoots, fillJudged, fillParts, fillTrails, fillSteps} {
 		if _, err := tx.ExecContext(ctx, line, owner, n, from, to); err != nil {
 			return err
 		}
