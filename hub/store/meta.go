@@ -74,7 +74,7 @@ func NewMetaPatch(m map[string]any) (MetaPatch, error) {
 		return MetaPatch{}, err
 	}
 	p := MetaPatch{text: text}
-	p.members, _, p.plain = strictjson.Members(text)
+	p.members, _, p.plain = strictjson.Members([]byte(text))
 	return p, nil
 }
 
@@ -82,7 +82,7 @@ func NewMetaPatch(m map[string]any) (MetaPatch, error) {
 // strictjson.Decode and NewMetaPatch, which accept the same texts and more: if `ok` is false, the
 // caller must use them.
 func ReadMetaPatch(text []byte) (p MetaPatch, ok bool) {
-	if p.members, p.text, p.plain = strictjson.Members(string(text)); !p.plain || len(p.text) > MaxMeta {
+	if p.members, p.text, p.plain = strictjson.Members(text); !p.plain || len(p.text) > MaxMeta {
 		return MetaPatch{}, false
 	}
 	if len(p.members) == 0 {
@@ -99,8 +99,8 @@ func (p MetaPatch) Empty() bool { return p.text == "" }
 // Merge merges into an empty object instead.
 func (p MetaPatch) Merge(text string) (string, error) {
 	if p.plain {
-		if members, _, ok := strictjson.Members(text); ok {
-			return mergeMembers(members, p.members), nil
+		if merged, ok := strictjson.Merge(text, p.members); ok {
+			return merged, nil
 		}
 	}
 	m, changes := map[string]json.RawMessage{}, map[string]json.RawMessage{}
@@ -124,37 +124,6 @@ func (p MetaPatch) Merge(text string) (string, error) {
 		return "", fmt.Errorf("store: encode the merged metadata: %w", err)
 	}
 	return merged, nil
-}
-
-// mergeMembers returns the JSON object with the members of two sorted lists. Members in `changes`
-// replace members in `old`.
-func mergeMembers(old, changes []strictjson.Member) string {
-	size := len("{}")
-	for _, list := range [][]strictjson.Member{old, changes} {
-		for _, m := range list {
-			size += len(m.Name) + len(`"":,`) + len(m.Value)
-		}
-	}
-	b := append(make([]byte, 0, size), '{')
-	for len(old) > 0 || len(changes) > 0 {
-		var next strictjson.Member
-		if len(changes) == 0 || len(old) > 0 && old[0].Name < changes[0].Name {
-			next, old = old[0], old[1:]
-		} else {
-			if len(old) > 0 && old[0].Name == changes[0].Name {
-				old = old[1:]
-			}
-			next, changes = changes[0], changes[1:]
-			if next.Value == "null" {
-				continue
-			}
-		}
-		if len(b) > 1 {
-			b = append(b, ',')
-		}
-		b = append(append(append(append(b, '"'), next.Name...), `":`...), next.Value...)
-	}
-	return string(append(b, '}'))
 }
 
 // EncodeMeta encodes metadata as compact JSON; empty metadata becomes "{}". Errors: *MetaError,

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 
+	"gangway/internal/race"
 	"gangway/internal/strictjson"
 )
 
@@ -63,5 +64,24 @@ func TestReadMetaPatchReadsReports(t *testing.T) {
 	after, err := p.Merge(`{"gangway.version":"0.9","serial":"x"}`)
 	if want := `{"gangway.network":"in force: automatic\n","gangway.version":"1.0","load":[0.5,1],"serial":"x","sysinfo":{"procs":1,"uptime":3}}`; err != nil || after != want {
 		t.Errorf("%s (%v)", after, err)
+	}
+}
+
+// A report needs only the memory that stays in use until it is written: the text and the members of
+// the patch, and the merged text.
+func TestReportAllocatesLittle(t *testing.T) {
+	race.Skip(t)
+	report := []byte(`{"version":"1.0","uptime":7, "load":[0.5, 1],"interfaces":{"eth0":"192.0.2.1"},"sysinfo":{"uptime":3,"procs":1}}`)
+	const stored = `{"interfaces":{"eth0":"192.0.2.1"},"load":[0.5,2],"serial":"x","sysinfo":{"procs":1,"uptime":3},"uptime":6,"version":"1.0"}`
+	if n := testing.AllocsPerRun(1000, func() {
+		p, ok := ReadMetaPatch(report)
+		if !ok {
+			t.Fatal("the report must be decoded")
+		}
+		if _, err := p.Merge(stored); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 4 {
+		t.Errorf("%v allocations", n)
 	}
 }

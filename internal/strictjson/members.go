@@ -1,8 +1,10 @@
 package strictjson
 
 import (
+	"bytes"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -22,47 +24,119 @@ const maxPlainNumber = 300
 // refuses, but also for objects that have escapes in names, numbers with exponents, or strings that
 // encoding/json writes in another way. For these, the caller must use Decode. No text is valid for
 // Members and invalid for Decode.
-func Members(text string) (list []Member, compact string, ok bool) {
-	if !utf8.ValidString(text) || strings.Contains(text, "\u2028") || strings.Contains(text, "\u2029") {
+func Members(text []byte) (list []Member, compact string, ok bool) {
+	p := newPlainParser()
+	defer p.free()
+	if !p.parse(text) {
 		return nil, "", false
 	}
-	p := plainParser{in: text, out: make([]byte, 0, len(text))}
-	if !p.next('{') {
-		return nil, "", false
-	}
-	spans, ok := p.object(make([]span, 0, 32), 0)
-	if !ok {
-		return nil, "", false
-	}
-	if p.space(); p.at != len(p.in) {
-		return nil, "", false
-	}
-	compact = string(p.out)
-	list = make([]Member, len(spans))
-	for i, s := range spans {
-		list[i] = Member{s.name, compact[s.begin+len(s.name)+len(`"":`) : s.end]}
+	compact = string(p.compact())
+	list = make([]Member, len(p.members))
+	for i, m := range p.members {
+		list[i] = Member{compact[m.name():m.nameEnd()], compact[m.value():m.end]}
 	}
 	return list, compact, true
 }
 
-// plainParser parses JSON text from `in`, beginning at the position `at`, and appends the compact
-// text to `out`.
-type plainParser struct {
-	in  string
-	at  int
-	out []byte
+// Merge changes members of a JSON object and returns the text of the changed object, in the form
+// that Members returns. `changes` has the new members, sorted by name, as Members returns them. A
+// change to null removes the member. If Members does not accept `text`, `ok` is false.
+func Merge(text string, changes []Member) (merged string, ok bool) {
+	p := newPlainParser()
+	defer p.free()
+	p.text = append(p.text[:0], text...)
+	if !p.parse(p.text) {
+		return "", false
+	}
+	p.merged = p.merge(p.merged[:0], changes)
+	if string(p.merged) == text {
+		return text, true
+	}
+	return string(p.merged), true
 }
 
-// span is the place of a member in plainParser.out.
-type span struct {
-	name       string
-	begin, end int
+// plainParser parses the JSON text `in`, beginning at the position `at`. The hub merges a report of
+// each device every minute, so parsers keep their memory for the next text: see parsers.
+type plainParser struct {
+	in []byte
+	at int
+	// copied is true if the compact text differs from `in`. Then `out` has the compact text of
+	// in[:at]. Otherwise, the compact text is in[:at] itself.
+	copied bool
+	out    []byte
+	// members has the members of the objects that are not complete yet, beginning with those of the
+	// outermost object. In the end, it has the members of the whole object.
+	members []span
+
+	unsorted, text, merged []byte // memory for the methods `sort` and `merge`, and for Merge
+}
+
+// span is a member's place in the compact text: the member begins with the quotation mark before
+// its name, which has nameLen bytes.
+type span struct{ begin, nameLen, end int }
+
+func (s span) name() int    { return s.begin + len(`"`) }
+func (s span) nameEnd() int { return s.name() + s.nameLen }
+func (s span) value() int   { return s.nameEnd() + len(`":`) }
+
+// parsers holds parsers that are not in use.
+var parsers = sync.Pool{New: func() any { return new(plainParser) }}
+
+// maxKept is the size of the largest text whose parser is kept in `parsers`.
+const maxKept = 16 << 10
+
+func newPlainParser() *plainParser { return parsers.Get().(*plainParser) }
+
+func (p *plainParser) free() {
+	small := len(p.in) <= maxKept && cap(p.merged) <= 2*maxKept
+	if p.in = nil; small {
+		parsers.Put(p)
+	}
+}
+
+// parse parses a whole object.
+func (p *plainParser) parse(text []byte) bool {
+	p.in, p.at, p.copied, p.members = text, 0, false, p.members[:0]
+	if !utf8.Valid(text) || bytes.Contains(text, lineSeparator) || bytes.Contains(text, paragraphSeparator) {
+		return false
+	}
+	if !p.next('{') || !p.object(0) {
+		return false
+	}
+	p.space()
+	return p.at == len(p.in)
+}
+
+var lineSeparator, paragraphSeparator = []byte("\u2028"), []byte("\u2029")
+
+// compact returns the compact text of in[:at].
+func (p *plainParser) compact() []byte {
+	if p.copied {
+		return p.out
+	}
+	return p.in[:p.at]
+}
+
+// The method `copy` makes the compact text a copy, so that it may differ from `in`.
+func (p *plainParser) copy() {
+	if !p.copied {
+		p.out, p.copied = append(p.out[:0], p.in[:p.at]...), true
+	}
+}
+
+// The method `take` adds the text up to the position `end` to the compact text.
+func (p *plainParser) take(end int) {
+	if p.copied {
+		p.out = append(p.out, p.in[p.at:end]...)
+	}
+	p.at = end
 }
 
 func (p *plainParser) space() {
 	for p.at < len(p.in) {
 		switch p.in[p.at] {
 		case ' ', '\t', '\n', '\r':
+			p.copy()
 			p.at++
 		default:
 			return
@@ -70,67 +144,77 @@ func (p *plainParser) space() {
 	}
 }
 
-// The method `next` skips white space. If the next byte is then `b`, it skips that byte too, and
-// returns true.
-func (p *plainParser) next(b byte) bool {
+// The method `is` skips white space, and reports whether the next byte is `b`.
+func (p *plainParser) is(b byte) bool {
 	p.space()
-	if p.at == len(p.in) || p.in[p.at] != b {
+	return p.at < len(p.in) && p.in[p.at] == b
+}
+
+// The method `next` skips white space. If the next byte is then `b`, it takes that byte, and returns
+// true.
+func (p *plainParser) next(b byte) bool {
+	if !p.is(b) {
 		return false
 	}
-	p.at++
+	p.take(p.at + 1)
 	return true
 }
 
-// object parses an object after its opening brace. It appends the members to `members`, which is
-// empty.
-func (p *plainParser) object(members []span, depth int) (_ []span, ok bool) {
+// object parses an object after its opening brace, and adds its members to p.members.
+func (p *plainParser) object(depth int) bool {
 	if depth == MaxStorableDepth {
-		return nil, false
+		return false
 	}
-	p.out = append(p.out, '{')
+	first := len(p.members)
 	for sorted := true; !p.next('}'); {
-		if len(members) > 0 {
-			if !p.next(',') {
-				return nil, false
-			}
-			p.out = append(p.out, ',')
+		if len(p.members) > first && !p.next(',') {
+			return false
 		}
-		begin := len(p.out)
-		name, ok := p.text(false)
-		if !ok || !p.next(':') {
-			return nil, false
+		p.space()
+		begin := len(p.compact())
+		if !p.string(false) {
+			return false
 		}
-		p.out = append(p.out, ':')
-		if !p.value(depth + 1) {
-			return nil, false
+		m := span{begin: begin, nameLen: len(p.compact()) - begin - len(`""`)}
+		if !p.next(':') || !p.value(depth+1) {
+			return false
 		}
-		sorted = sorted && (len(members) == 0 || members[len(members)-1].name < name)
-		members = append(members, span{name, begin, len(p.out)})
-		if p.space(); !sorted && p.at < len(p.in) && p.in[p.at] == '}' && !p.sort(members) {
-			return nil, false
+		m.end = len(p.compact())
+		sorted = sorted && (len(p.members) == first || p.order(p.members[len(p.members)-1], m) < 0)
+		p.members = append(p.members, m)
+		if !sorted && p.is('}') && !p.sort(p.members[first:]) {
+			return false
 		}
 	}
-	p.out = append(p.out, '}')
-	return members, true
+	return true
 }
 
-// The method `sort` sorts the members of an object at the end of p.out. It returns false if a name
-// occurs twice.
+// order compares the names of two members.
+func (p *plainParser) order(a, b span) int {
+	text := p.compact()
+	return bytes.Compare(text[a.name():a.nameEnd()], text[b.name():b.nameEnd()])
+}
+
+// The method `sort` sorts the members of an object, which are at the end of the compact text. It
+// returns false if a name occurs twice.
 func (p *plainParser) sort(members []span) bool {
+	p.copy()
 	first := members[0].begin
-	unsorted := string(p.out[first:])
-	slices.SortFunc(members, func(a, b span) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(members, p.order)
+	p.unsorted = append(p.unsorted[:0], p.out[first:]...)
+	for i := 1; i < len(members); i++ {
+		if p.order(members[i-1], members[i]) == 0 {
+			return false
+		}
+	}
 	p.out = p.out[:first]
 	for i := range members {
 		m := &members[i]
 		if i > 0 {
-			if members[i-1].name == m.name {
-				return false
-			}
 			p.out = append(p.out, ',')
 		}
 		begin := len(p.out)
-		p.out = append(p.out, unsorted[m.begin-first:m.end-first]...)
+		p.out = append(p.out, p.unsorted[m.begin-first:m.end-first]...)
 		m.begin, m.end = begin, len(p.out)
 	}
 	return true
@@ -140,19 +224,11 @@ func (p *plainParser) array(depth int) bool {
 	if depth == MaxStorableDepth {
 		return false
 	}
-	p.out = append(p.out, '[')
 	for first := true; !p.next(']'); first = false {
-		if !first {
-			if !p.next(',') {
-				return false
-			}
-			p.out = append(p.out, ',')
-		}
-		if !p.value(depth + 1) {
+		if !first && !p.next(',') || !p.value(depth+1) {
 			return false
 		}
 	}
-	p.out = append(p.out, ']')
 	return true
 }
 
@@ -162,15 +238,16 @@ func (p *plainParser) value(depth int) bool {
 	}
 	switch p.in[p.at] {
 	case '{':
-		p.at++
-		_, ok := p.object(nil, depth)
+		p.take(p.at + 1)
+		outer := len(p.members)
+		ok := p.object(depth)
+		p.members = p.members[:outer]
 		return ok
 	case '[':
-		p.at++
+		p.take(p.at + 1)
 		return p.array(depth)
 	case '"':
-		_, ok := p.text(true)
-		return ok
+		return p.string(true)
 	case 't':
 		return p.literal("true")
 	case 'f':
@@ -182,38 +259,32 @@ func (p *plainParser) value(depth int) bool {
 }
 
 func (p *plainParser) literal(word string) bool {
-	if !strings.HasPrefix(p.in[p.at:], word) {
+	end := p.at + len(word)
+	if end > len(p.in) || string(p.in[p.at:end]) != word {
 		return false
 	}
-	p.take(p.at + len(word))
+	p.take(end)
 	return true
 }
 
-// The method `take` appends the text up to the position `end` to p.out.
-func (p *plainParser) take(end int) {
-	p.out = append(p.out, p.in[p.at:end]...)
-	p.at = end
-}
-
-// text parses a string and returns its text between the quotation marks. If `escapes` is true, the
-// string may have the escapes of two characters that encoding/json writes too.
-func (p *plainParser) text(escapes bool) (s string, ok bool) {
-	if p.space(); p.at == len(p.in) || p.in[p.at] != '"' {
-		return "", false
+// The method `string` parses a string. If `escapes` is true, the string may have the escapes of two
+// characters that encoding/json writes too.
+func (p *plainParser) string(escapes bool) bool {
+	if !p.is('"') {
+		return false
 	}
 	for end := p.at + 1; end < len(p.in); end++ {
 		switch b := p.in[end]; {
 		case b == '"':
-			s = p.in[p.at+1 : end]
 			p.take(end + 1)
-			return s, true
+			return true
 		case b == '\\' && escapes && end+1 < len(p.in) && strings.IndexByte(`"\bfnrt`, p.in[end+1]) >= 0:
 			end++
 		case b == '\\', b < ' ':
-			return "", false
+			return false
 		}
 	}
-	return "", false
+	return false
 }
 
 // number parses a number without an exponent.
@@ -246,4 +317,54 @@ func (p *plainParser) digits(at int) int {
 		at++
 	}
 	return at
+}
+
+// The method `merge` appends the object that was parsed, with `changes`, to `b`.
+func (p *plainParser) merge(b []byte, changes []Member) []byte {
+	text, old := p.compact(), p.members
+	b = append(b, '{')
+	empty := len(b)
+	for len(old) > 0 || len(changes) > 0 {
+		order := -1 // which list has the next name: -1: `old`; 1: `changes`; 0: both
+		switch {
+		case len(old) == 0:
+			order = 1
+		case len(changes) > 0:
+			order = compareName(text[old[0].name():old[0].nameEnd()], changes[0].Name)
+		}
+		var next Member
+		if order >= 0 {
+			next, changes = changes[0], changes[1:]
+		}
+		if order <= 0 {
+			if order < 0 {
+				b = append(separate(b, empty), text[old[0].begin:old[0].end]...)
+			}
+			old = old[1:]
+		}
+		if order >= 0 && next.Value != "null" {
+			b = append(append(append(append(separate(b, empty), '"'), next.Name...), `":`...), next.Value...)
+		}
+	}
+	return append(b, '}')
+}
+
+// compareName is like strings.Compare, but allocates nothing.
+func compareName(a []byte, b string) int {
+	switch {
+	case string(a) < b:
+		return -1
+	case string(a) > b:
+		return 1
+	}
+	return 0
+}
+
+// separate appends a comma to the text of an object whose members begin at the position `empty`, if
+// there is a member before.
+func separate(b []byte, empty int) []byte {
+	if len(b) > empty {
+		b = append(b, ',')
+	}
+	return b
 }

@@ -27,7 +27,7 @@ func encoded(t *testing.T, v any) string {
 // text.
 func checkMembers(t *testing.T, text string) (ok bool) {
 	t.Helper()
-	list, compact, ok := strictjson.Members(text)
+	list, compact, ok := strictjson.Members([]byte(text))
 	if !ok {
 		return false
 	}
