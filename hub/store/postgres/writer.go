@@ -118,8 +118,8 @@ func (w *writers) transact(c *conn, batch []*sqlstore.Job) *conn {
 // caller stops waiting, whichever is earlier.
 func untilOf(batch []*sqlstore.Job) (until time.Time) {
 	for _, j := range batch {
-		if deadline, ok := j.Context().Deadline(); ok && deadline.After(until) {
-			until = deadline
+		if j.Until().After(until) {
+			until = j.Until()
 		}
 	}
 	if latest := time.Now().Add(retryFor); latest.Before(until) {

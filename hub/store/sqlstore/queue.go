@@ -35,8 +35,9 @@ type Job struct {
 	// Err is the result of the operation. The driver sets it before it calls Answer.
 	Err error
 
-	ctx  context.Context
-	done chan error // buffered, for the one answer
+	ctx   context.Context // of the caller
+	until time.Time       // when the write timeout is over
+	done  chan error      // buffered, for the one answer
 
 	// The driver sets `taken` before it runs the job. The caller sets `taken` when it no longer
 	// waits for the result. Only the first of the two succeeds.
@@ -46,9 +47,14 @@ type Job struct {
 // Answer sends the result of the job to its caller.
 func (j *Job) Answer() { j.done <- j.Err }
 
-// Context returns the caller's context. The context ends at the latest when the caller's write
-// timeout is over. Its end does not stop a job that the driver has taken.
-func (j *Job) Context() context.Context { return j.ctx }
+// Until returns the time until which the caller waits for the job to begin: the end of the write
+// timeout or, if that is earlier, the deadline of the caller's context.
+func (j *Job) Until() time.Time {
+	if deadline, ok := j.ctx.Deadline(); ok && deadline.Before(j.until) {
+		return deadline
+	}
+	return j.until
+}
 
 // NewQueue returns a queue whose batches have at most `size` jobs.
 func NewQueue(size int) *Queue { return &Queue{jobs: make(chan *Job, size), size: size} }
@@ -78,37 +84,43 @@ func (q *Queue) Do(ctx context.Context, run func(Conn) error) error {
 	}
 }
 
+// timers holds stopped timers. Each write needs one, but hardly ever waits until it fires.
+var timers = sync.Pool{New: func() any {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}}
+
 func (q *Queue) try(ctx context.Context, until time.Time, run func(Conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	waiting, cancel := context.WithDeadlineCause(ctx, until, store.ErrBusy)
-	defer cancel()
-	j := &Job{ctx: waiting, Run: run, done: make(chan error, 1)}
-	if err := q.send(j); err != nil {
+	timeout := timers.Get().(*time.Timer)
+	timeout.Reset(time.Until(until))
+	defer func() {
+		timeout.Stop() // after this, the channel has no value
+		timers.Put(timeout)
+	}()
+	j := &Job{ctx: ctx, until: until, Run: run, done: make(chan error, 1)}
+	if err := q.send(j, timeout.C); err != nil {
 		return err
 	}
+	var err error
 	select {
 	case err := <-j.done:
 		return err
-	case <-waiting.Done():
-		if j.taken.CompareAndSwap(false, true) {
-			return gaveUp(waiting)
-		}
-		return <-j.done
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-timeout.C:
+		err = store.ErrBusy
 	}
+	if j.taken.CompareAndSwap(false, true) {
+		return err
+	}
+	return <-j.done
 }
 
-// gaveUp returns the error for an operation whose context ended before the operation began. It is
-// store.ErrBusy if the write timeout has passed, and the error of the caller's context otherwise.
-func gaveUp(ctx context.Context) error {
-	if cause := context.Cause(ctx); cause == store.ErrBusy {
-		return cause
-	}
-	return ctx.Err()
-}
-
-func (q *Queue) send(j *Job) error {
+func (q *Queue) send(j *Job, timeout <-chan time.Time) error {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
 	if q.closed {
@@ -118,7 +130,9 @@ func (q *Queue) send(j *Job) error {
 	case q.jobs <- j:
 		return nil
 	case <-j.ctx.Done():
-		return gaveUp(j.ctx)
+		return j.ctx.Err()
+	case <-timeout:
+		return store.ErrBusy
 	}
 }
 
@@ -174,8 +188,12 @@ func (j *Job) take() bool {
 	if !j.taken.CompareAndSwap(false, true) {
 		return false
 	}
-	if j.ctx.Err() != nil {
-		j.done <- gaveUp(j.ctx)
+	err := j.ctx.Err()
+	if err == nil && !time.Now().Before(j.until) {
+		err = store.ErrBusy
+	}
+	if err != nil {
+		j.done <- err
 		return false
 	}
 	return true
