@@ -104,10 +104,23 @@ func (s *Server) withMeta(ctx context.Context, d store.Device) (store.Device, er
 // isDevice reports whether the caller is the device with this id.
 func (c caller) isDevice(id string) bool { return c.Device != nil && c.Device.ID == id }
 
-type callerKey struct{}
+// facts are what the hub finds out about a request before the request's handler runs. A request's
+// context has a pointer to them, because each change of the context would copy the whole request.
+type facts struct {
+	origin origin
+	caller *caller // set when the method `identify` has found the caller
+}
+
+type factsKey struct{}
+
+// factsIn returns the facts about a request, or nil if the context does not belong to a request.
+func factsIn(ctx context.Context) *facts {
+	f, _ := ctx.Value(factsKey{}).(*facts)
+	return f
+}
 
 // callerOf returns the caller that the method `identify` found.
-func callerOf(r *http.Request) caller { return r.Context().Value(callerKey{}).(caller) }
+func callerOf(r *http.Request) caller { return *factsIn(r.Context()).caller }
 
 // accountOf returns the signed-in account. It panics if the caller is not signed in, so the route's
 // access must require an account.

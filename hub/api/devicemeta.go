@@ -1,10 +1,12 @@
 package api
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"sync"
 
 	"gangway/hub/store"
 	"gangway/internal/strictjson"
@@ -47,10 +49,17 @@ func readMeta(r *http.Request) (map[string]any, error) {
 // readMetaPatch reads a patch to device-meta. Devices send one every minute, so it does not decode
 // the usual ones.
 func readMetaPatch(r *http.Request) (store.MetaPatch, error) {
-	body, err := readBody(r)
-	if err != nil {
-		return store.MetaPatch{}, err
+	b := bodies.Get().(*bytes.Buffer)
+	defer func() {
+		if b.Cap() <= maxKeptBody {
+			bodies.Put(b)
+		}
+	}()
+	b.Reset()
+	if _, err := b.ReadFrom(r.Body); err != nil {
+		return store.MetaPatch{}, badBody(err)
 	}
+	body := b.Bytes()
 	if p, ok := store.ReadMetaPatch(body); ok {
 		return p, nil
 	}
@@ -60,6 +69,11 @@ func readMetaPatch(r *http.Request) (store.MetaPatch, error) {
 	}
 	return store.NewMetaPatch(m)
 }
+
+// bodies holds buffers for bodies of reports. A larger buffer than maxKeptBody is not kept.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+const maxKeptBody = 16 << 10
 
 func dropNulls(m map[string]any) map[string]any {
 	maps.DeleteFunc(m, func(_ string, v any) bool { return v == nil })

@@ -61,7 +61,11 @@ func (s *Server) renderPart(w http.ResponseWriter, r *http.Request, name, part s
 // fillPage sets the fields that all pages share. If w is not nil, fillPage moves the notice from
 // the browser's cookie to the page. If w is nil, the notice stays in the cookie.
 func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
-	if c, ok := r.Context().Value(callerKey{}).(caller); ok && c.signIn != nil {
+	var c *caller // nil if the request was refused before the hub looked for its caller
+	if f := factsIn(r.Context()); f != nil {
+		c = f.caller
+	}
+	if c != nil && c.signIn != nil {
 		p.Nick, p.CSRF = c.Account.Nick, s.formTokenOf(c.signIn)
 	}
 	if w != nil && p.Notice == nil {
@@ -69,7 +73,7 @@ func (s *Server) fillPage(w http.ResponseWriter, r *http.Request, p *ui.Page) {
 	}
 	p.Now, p.Hub, p.HubName, p.Version = s.cfg.Now(), s.cfg.PublicURL, s.cfg.CA.HubName(), s.cfg.Version
 	p.Path = r.URL.RequestURI()
-	if c, ok := r.Context().Value(callerKey{}).(caller); ok && isOperator(c) {
+	if c != nil && isOperator(*c) {
 		p.Sections = append(slices.Clip(shownSections), ui.SectionOperator)
 	} else {
 		p.Sections = shownSections

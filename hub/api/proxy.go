@@ -68,8 +68,6 @@ type origin struct {
 	lost        *pki.Identity // see lostIdentity
 }
 
-type originKey struct{}
-
 // clientCertificate returns the SHA-256 of the request's client certificate, that is, of the leaf
 // of its chain. The client has proved possession of the certificate's key, either to the hub or to
 // the hub's proxy.
@@ -78,9 +76,13 @@ func clientCertificate(r *http.Request) (store.Hash, bool) {
 	return o.certificate, o.certified
 }
 
-func originOf(r *http.Request) origin {
-	o, _ := r.Context().Value(originKey{}).(origin)
-	return o
+func originOf(r *http.Request) origin { return originIn(r.Context()) }
+
+func originIn(ctx context.Context) origin {
+	if f := factsIn(ctx); f != nil {
+		return f.origin
+	}
+	return origin{}
 }
 
 // isProxy reports whether a connection comes from the proxy: all verified chains of the client
@@ -131,45 +133,45 @@ func resumedWithCertificate(state *tls.ConnectionState) bool {
 	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
 }
 
-// withOrigin finds a request's origin, if necessary from the headers of RFC 9440, and stores the
-// origin in the request's context. It refuses a request that has these headers unless it comes from
-// the proxy.
-func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
+// findOrigin finds a request's origin, if necessary from the headers of RFC 9440. It refuses a request
+// that has these headers unless it comes from the proxy. `addr` is the address and port of the
+// client.
+func (s *Server) findOrigin(r *http.Request) (o origin, addr string, err error) {
 	// A resumed session with a client certificate gets here only through a listener that does not
 	// use TLSConfig: see Handler.
 	if resumedWithCertificate(r.TLS) {
-		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
+		return o, "", problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
 			"The TLS session was resumed, so the certificate's key was not used on this connection.")
 	}
 	p, err := s.peerOfRequest(r)
 	if err != nil {
-		return r, problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name of --proxy-name.", "The client certificate is from the proxy's CA, but does not have the proxy's name.")
+		return o, "", problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name of --proxy-name.", "The client certificate is from the proxy's CA, but does not have the proxy's name.")
 	}
 	cert, chain := r.Header.Values(clientCert), r.Header.Values(clientCertChain)
 	proxied := p.proxy
-	o := origin{proxied: proxied}
+	o.proxied = proxied
 	switch {
 	case !proxied && len(cert)+len(chain) > 0:
-		return r, problem(http.StatusBadRequest, "client-cert-header", "Connect with the client certificate itself. A proxy must connect with its own certificate: see docs/operations.md.",
+		return o, "", problem(http.StatusBadRequest, "client-cert-header", "Connect with the client certificate itself. A proxy must connect with its own certificate: see docs/operations.md.",
 			"The request has a Client-Cert header, but does not come from the hub's proxy.")
 	case !proxied && p.certified:
 		o.certificate, o.certified, o.lost = p.certificate, true, p.lost
 	case proxied && len(cert)+len(chain) > 0:
 		leaf, err := s.verifyForwarded(cert, chain)
 		if err != nil {
-			return r, problem(http.StatusBadRequest, "client-cert-header", "Configure the proxy to verify the certificate against the device CA, and to send both headers in the form of RFC 9440.",
+			return o, "", problem(http.StatusBadRequest, "client-cert-header", "Configure the proxy to verify the certificate against the device CA, and to send both headers in the form of RFC 9440.",
 				"The client certificate that the proxy forwarded is not accepted: %s.", err)
 		}
 		o.certificate, o.certified = sha256.Sum256(leaf.Raw), true
 		o.lost = s.lostIdentity(leaf)
 	}
-	r = r.WithContext(context.WithValue(r.Context(), originKey{}, o))
+	addr = r.RemoteAddr
 	if proxied {
-		if addr, ok := forwardedFor(r.Header.Values("X-Forwarded-For")); ok {
-			r.RemoteAddr = net.JoinHostPort(addr, "0")
+		if client, ok := forwardedFor(r.Header.Values("X-Forwarded-For")); ok {
+			addr = net.JoinHostPort(client, "0")
 		}
 	}
-	return r, nil
+	return o, addr, nil
 }
 
 // verifyForwarded parses the headers of RFC 9440, and verifies the certificate in the same way as a

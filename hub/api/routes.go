@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -413,7 +412,7 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error 
 	if rt.body != announcedBody {
 		r.Body = http.MaxBytesReader(w, r.Body, rt.body)
 	}
-	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
+	factsIn(r.Context()).caller = &c
 	if err := s.checkFormToken(r, c); err != nil {
 		return s.answerError(w, r, err)
 	}

@@ -391,6 +391,32 @@ func (s *Server) serveOn(ctx context.Context, srv *http.Server, failed context.C
 	return <-stopped
 }
 
+// headerField is a field of an answer's header.
+type headerField struct {
+	name   string   // in canonical form
+	values []string // shared by all answers: nobody may change it
+}
+
+// fixedHeaders returns the fields that every answer has. Pages set their own values for some of
+// them.
+func (s *Server) fixedHeaders() (list []headerField) {
+	add := func(name, value string) {
+		list = append(list, headerField{http.CanonicalHeaderKey(name), []string{value}})
+	}
+	add(wire.AddressesHeader, strings.Join(append([]string{s.cfg.PublicURL}, s.cfg.AlsoURLs...), ", "))
+	if s.cfg.PageURL != "" {
+		add(wire.PagesHeader, s.cfg.PageURL)
+	}
+	add("X-Content-Type-Options", "nosniff")
+	add("X-Frame-Options", "DENY")
+	add("Referrer-Policy", "no-referrer")
+	add("Content-Security-Policy", "default-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'")
+	add("Cross-Origin-Opener-Policy", "same-origin")
+	add("Cross-Origin-Resource-Policy", "same-origin")
+	// Do not set Strict-Transport-Security: see docs/security.md.
+	return list
+}
+
 // The method `secured` sets the headers of every answer, finds a request's origin, and refuses
 // requests that were caused by pages of other sites. If a handler panics, it logs the panic and
 // answers 500.
@@ -400,7 +426,7 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		s.fail(w, r, problem(http.StatusForbidden, "cross-origin", "Use the hub's own pages.", "A page of another site caused this request."))
 	}))
 	next = s.logged(origin.Handler(next))
-	addresses := strings.Join(append([]string{s.cfg.PublicURL}, s.cfg.AlsoURLs...), ", ")
+	fixed := s.fixedHeaders()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		served := r // the request that the handlers get; the mux sets its pattern
 		defer func() {
@@ -417,25 +443,20 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		if s.stopping.Load() {
 			h.Set("Connection", "close")
 		}
-		h.Set(wire.AddressesHeader, addresses)
-		if s.cfg.PageURL != "" {
-			h.Set(wire.PagesHeader, s.cfg.PageURL)
+		for _, f := range fixed {
+			h[f.name] = f.values
 		}
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Content-Security-Policy", "default-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'") // pages set their own policy
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		// Do not set Strict-Transport-Security: see docs/security.md.
-		from, err := s.withOrigin(r)
+		from, addr, err := s.findOrigin(r)
 		if err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		actor := &store.Actor{Addr: remoteAddr(from)}
-		ctx, span := s.beginTrace(store.WithActor(from.Context(), actor), from)
-		served = from.WithContext(ctx)
+		actor := new(store.Actor)
+		ctx := store.WithActor(context.WithValue(r.Context(), factsKey{}, &facts{origin: from}), actor)
+		ctx, span := s.beginTrace(ctx, r)
+		served = r.WithContext(ctx)
+		served.RemoteAddr = addr
+		actor.Addr = remoteAddr(served)
 		if span == nil {
 			next.ServeHTTP(w, served)
 			return

@@ -57,7 +57,7 @@ func (s *Server) traceParent(ctx context.Context, r *http.Request) (context.Cont
 	remote := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier))
 	switch {
 	case !remote.IsValid():
-	case originOf(r).proxied && s.cfg.Proxy.Traces:
+	case originIn(ctx).proxied && s.cfg.Proxy.Traces:
 		ctx = trace.ContextWithRemoteSpanContext(ctx, remote)
 	default:
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: remote}))
