@@ -422,6 +422,13 @@ func (l *lent) ConnectionState() tls.ConnectionState {
 	return state
 }
 
+// RemoteAddr implements net.Conn. net/http calls it first in the goroutine of a connection, when the
+// stack is almost empty. So this is the cheapest moment to make the stack large enough.
+func (l *lent) RemoteAddr() net.Addr {
+	enlargeStack()
+	return l.Conn.RemoteAddr()
+}
+
 // socket returns the connection below TLS.
 func (l *lent) socket() *socket { return l.NetConn().(*socket) }
 
