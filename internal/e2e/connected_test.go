@@ -43,6 +43,7 @@ type connected struct {
 	memory  int64         // limit of the memory of all hubs, in bytes; 0: none
 	p99     time.Duration // bounds; 0: none
 	idle    float64       // resident KiB for each idle connection
+	garbage float64       // KiB that the hub allocates for each report
 }
 
 // spareFiles is how many open files a hub or a fleet may need in addition to the devices'
@@ -61,7 +62,7 @@ func connectedSize(t *testing.T) connected {
 	if err != nil || n < 1 {
 		t.Fatalf("GANGWAY_CONNECTED is %q, not a number of devices", text)
 	}
-	size := connected{devices: n, rate: float64(n) / 60, settle: 130 * time.Second, measure: time.Minute, memory: 4 << 30, p99: 100 * time.Millisecond, idle: 16}
+	size := connected{devices: n, rate: float64(n) / 60, settle: 130 * time.Second, measure: time.Minute, memory: 4 << 30, p99: 100 * time.Millisecond, idle: 16, garbage: 16}
 	if text := os.Getenv("GANGWAY_CONNECTED_SETTLE"); text != "" {
 		if size.settle, err = time.ParseDuration(text); err != nil {
 			t.Fatalf("GANGWAY_CONNECTED_SETTLE: %v", err)
@@ -128,8 +129,10 @@ func TestConnectedDevices(t *testing.T) {
 	for _, f := range fleets {
 		live += f.hub.live(profiles) - f.unloaded
 	}
-	var starved float64 // seconds
+	var starved, allocated, collections float64 // seconds; bytes; garbage collections
 	for _, f := range fleets {
+		bytes, n := f.hub.allocated()
+		allocated, collections = allocated-bytes, collections-n
 		f.begin(t)
 		starved -= f.hub.starved()
 	}
@@ -141,6 +144,8 @@ func TestConnectedDevices(t *testing.T) {
 	for i, f := range fleets {
 		r := f.end(t)
 		starved += f.hub.starved()
+		bytes, n := f.hub.allocated()
+		allocated, collections = allocated+bytes, collections+n
 		t.Logf("hub %d: %d of %d reports, errors %v, missed %v; p50 %.1f ms, p99 %.1f ms, longest %.0f ms; CPU %.3f ms for each report, %.2f CPUs",
 			i+1, r.Total.OK, r.Total.Scheduled, r.Kinds[0].Errors, r.Kinds[0].Missed, r.Total.Latency.P50, r.Total.Latency.P99, r.Total.Latency.Max, 1000*r.HubProcess.CPU/float64(r.Total.OK), r.HubProcess.CPU/size.measure.Seconds())
 		if r.Preparation.Connected != f.devices || !r.AsExpected() || r.Total.Reconnects != 0 {
@@ -155,6 +160,8 @@ func TestConnectedDevices(t *testing.T) {
 	perConnection := live / 1024 / float64(size.devices)
 	t.Logf("%.0f reports a second: p50 %.1f ms, p99 %.1f ms (of the slowest hub); starts late by %.1f ms at p99", reports/size.measure.Seconds(), p50, p99, late)
 	t.Logf("CPU of the hub for each report: %.3f ms; CPUs used: hub %.2f, fleet %.2f", 1000*cpu/reports, cpu/size.measure.Seconds(), own/size.measure.Seconds())
+	garbage := allocated / 1024 / reports
+	t.Logf("the hub allocated %.1f KiB for each report; garbage collections during the reports: %.0f in all hubs", garbage, collections)
 	t.Logf("in each second, the hub's threads waited %.2f s for a processor that was busy; on a machine with no other load this is little", starved/size.measure.Seconds())
 	t.Logf("an idle connection needs %.1f KiB of the hub's memory; with garbage, the hub had %s of resident memory before and %s with the connections; fleet at most %s", perConnection, humanize.IBytes(uint64(before)), humanize.IBytes(uint64(idle)), humanize.IBytes(uint64(ownMemory)))
 	if size.p99 > 0 && p99 > float64(size.p99.Milliseconds()) {
@@ -162,6 +169,9 @@ func TestConnectedDevices(t *testing.T) {
 	}
 	if size.idle > 0 && perConnection > size.idle {
 		t.Errorf("an idle connection needs %.1f KiB; the bound is %.0f", perConnection, size.idle)
+	}
+	if size.garbage > 0 && garbage > size.garbage {
+		t.Errorf("the hub allocates %.1f KiB for each report; the bound is %.0f", garbage, size.garbage)
 	}
 	if size.memory > 0 && idle > float64(size.memory) {
 		t.Errorf("the hub needs %s", humanize.IBytes(uint64(idle)))
@@ -197,6 +207,14 @@ func (h *loadedHub) live(dir string) float64 {
 	fetchProfile(h.t, strings.TrimSuffix(h.metrics, "metrics")+"debug/pprof/heap?gc=1", filepath.Join(dir, "heap.pprof"))
 	v := h.metric("go_memstats_heap_alloc_bytes", "go_memstats_stack_inuse_bytes")
 	return v[0] + v[1]
+}
+
+// allocated returns how many bytes the hub has allocated since it started, and how often it has
+// collected garbage.
+func (h *loadedHub) allocated() (bytes, collections float64) {
+	h.t.Helper()
+	v := h.metric("go_memstats_alloc_bytes_total", "go_gc_duration_seconds_count")
+	return v[0], v[1]
 }
 
 func fetchProfile(t *testing.T, url, path string) {
