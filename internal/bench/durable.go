@@ -152,8 +152,16 @@ func durable(maker *fleet.Maker, h *testHub, ek string, n int, served func() tim
 	return &Durable{EK: ek, Rounds: rounds, Crypto: median(crypto), Enrolments: median(enrolments), Share: median(shares), HubCPU: median(hubCPU), ServerCPU: median(serverCPU), OpsPerCommit: h.perCommit()}, nil
 }
 
+// durableWorkers is the number of concurrent enrolments. With fewer, the cores sometimes wait for the
+// disk, and a rate is only the rate of these few devices.
+const durableWorkers = 256
+
+// durableRounds is how many times as many enrolments a round of this measurement has in `make
+// bench`, because a round would otherwise end after a tenth of a second.
+const durableRounds = 5
+
 func perSecond(n int, f func(i int) error) (float64, error) {
 	start := time.Now()
-	err := parallel(n, f)
+	err := parallelOn(durableWorkers, n, f)
 	return float64(n) / time.Since(start).Seconds(), err
 }

@@ -200,7 +200,7 @@ func run(out string, n, booting int, only string) error {
 	if only != "" {
 		return r.print()
 	}
-	if r.Durable, err = measureDurable(maker, n); err != nil {
+	if r.Durable, err = measureDurable(maker, durableRounds*n); err != nil {
 		return err
 	}
 	if r.Server, err = measureServer(maker, n); err != nil {
@@ -249,7 +249,9 @@ const activations = 500
 const workers = 64
 
 // parallel runs `f(0)` to `f(n-1)` on the workers and returns the first error.
-func parallel(n int, f func(i int) error) error {
+func parallel(n int, f func(i int) error) error { return parallelOn(workers, n, f) }
+
+func parallelOn(workers, n int, f func(i int) error) error {
 	next := make(chan int)
 	errs := make(chan error, workers)
 	var wg sync.WaitGroup

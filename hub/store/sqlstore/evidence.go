@@ -162,25 +162,31 @@ const minName = 8
 
 // abbreviate appends `b` to `out`, with abbreviations in place of the names.
 func (v *evidence) abbreviate(form byte, out, b []byte) []byte {
-	// For each byte value, `first` says which names begin with it, and `second` says which names
-	// have it as their second byte: bit i is for names[i]. The bit `escaped` stands for the byte
-	// `escape`, which may be followed by any byte.
+	// For each byte value, the upper half of `has` says which names begin with it, and the lower
+	// half says which names have it as their second byte: bit i is for names[i]. The bit `escaped`
+	// stands for the byte `escape`, which may be followed by any byte.
 	const escaped = 1 << maxNames
-	var first, second [256]uint16
+	var has [256]uint32
 	names := v.names(form)
 	for i, name := range names {
 		if len(name) >= minName {
-			first[name[0]] |= 1 << i
-			second[name[1]] |= 1 << i
+			has[name[0]] |= 1 << (16 + i)
+			has[name[1]] |= 1 << i
 		}
 	}
-	first[escape] |= escaped
-	for i := range second {
-		second[i] |= escaped
+	has[escape] |= escaped << 16
+	for i := range has {
+		has[i] |= escaped
 	}
-	copied := 0 // the first bytes of b, which are in `out`
+	copied := 0         // the first bytes of b, which are in `out`
+	before := uint32(0) // has[b[i]]
+	if len(b) > 0 {
+		before = has[b[0]]
+	}
 	for i := 0; i+1 < len(b); i++ {
-		may := first[b[i]] & second[b[i+1]]
+		next := has[b[i+1]]
+		may := before >> 16 & next
+		before = next
 		if may == 0 {
 			continue
 		}
@@ -198,6 +204,9 @@ func (v *evidence) abbreviate(form byte, out, b []byte) []byte {
 			out = append(append(out, b[copied:i]...), escape, code)
 			copied = i + length
 			i = copied - 1
+			if copied < len(b) {
+				before = has[b[copied]]
+			}
 		}
 	}
 	out = append(out, b[copied:]...)
