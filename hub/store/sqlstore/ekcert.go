@@ -75,7 +75,7 @@ func enrolledEK(c Conn, ek store.Hash) (v evidence, found bool, err error) {
 	if v, err = readEvidence(&r); err == nil {
 		err = v.withLinks(c)
 	}
-	return v, err == nil, err
+	return v, err == nil && len(v.ekCertificate) > 0, err
 }
 
 // pendingEK returns the evidence of the pending enrolment that has an EK's unproven certificate, and
