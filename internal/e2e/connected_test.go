@@ -62,7 +62,7 @@ func connectedSize(t *testing.T) connected {
 	if err != nil || n < 1 {
 		t.Fatalf("GANGWAY_CONNECTED is %q, not a number of devices", text)
 	}
-	size := connected{devices: n, rate: float64(n) / 60, settle: 130 * time.Second, measure: time.Minute, memory: 4 << 30, p99: 100 * time.Millisecond, idle: 16, garbage: 16}
+	size := connected{devices: n, rate: float64(n) / 60, settle: 130 * time.Second, measure: time.Minute, memory: 4 << 30, p99: 100 * time.Millisecond, idle: 16, garbage: 24}
 	if text := os.Getenv("GANGWAY_CONNECTED_SETTLE"); text != "" {
 		if size.settle, err = time.ParseDuration(text); err != nil {
 			t.Fatalf("GANGWAY_CONNECTED_SETTLE: %v", err)
