@@ -92,15 +92,6 @@ func (c caller) prn() string {
 	return wire.AccountPRN + c.Owner
 }
 
-// withMeta returns the calling device with its metadata. The device that the method `identify` found
-// does not have it: see store.Devices.DeviceByCertificate.
-func (s *Server) withMeta(ctx context.Context, d store.Device) (store.Device, error) {
-	if d.UserMeta != nil {
-		return d, nil
-	}
-	return s.cfg.Store.Device(ctx, d.ID)
-}
-
 // isDevice reports whether the caller is the device with this id.
 func (c caller) isDevice(id string) bool { return c.Device != nil && c.Device.ID == id }
 
@@ -129,8 +120,8 @@ func accountOf(r *http.Request) store.Account { return *callerOf(r).Account }
 // signInOf returns the caller's sign-in, or nil if the caller is not signed in.
 func signInOf(r *http.Request) *signIn { return callerOf(r).signIn }
 
-// deviceOf returns the calling device, possibly without its metadata: see withMeta. It panics if
-// the caller is not a device, so the route's access must require a device.
+// deviceOf returns the calling device without its metadata: see store.Devices.BareDevice. It panics
+// if the caller is not a device, so the route's access must require a device.
 func deviceOf(r *http.Request) store.Device { return *callerOf(r).Device }
 
 var (
@@ -370,7 +361,7 @@ func (s *Server) ownDeviceOrSelf(r *http.Request) (store.Device, error) {
 		if !c.isDevice(r.PathValue("id")) {
 			return store.Device{}, store.ErrNotFound
 		}
-		return s.withMeta(r.Context(), *c.Device)
+		return s.cfg.Store.Device(r.Context(), c.Device.ID)
 	}
 	return s.ownDevice(r)
 }

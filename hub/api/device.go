@@ -65,9 +65,9 @@ func (s *Server) deviceView(ctx context.Context, d store.Device) (DeviceView, er
 	return view, err
 }
 
-// ownView returns the view of the calling device.
-func (s *Server) ownView(ctx context.Context, d store.Device) (DeviceView, error) {
-	d, err := s.withMeta(ctx, d)
+// ownView returns the view of the calling device, with its metadata.
+func (s *Server) ownView(ctx context.Context, id string) (DeviceView, error) {
+	d, err := s.cfg.Store.Device(ctx, id)
 	if err != nil {
 		return DeviceView{}, err
 	}
@@ -100,7 +100,7 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
-		view, err := s.ownView(r.Context(), *c.Device)
+		view, err := s.ownView(r.Context(), c.Device.ID)
 		if err != nil {
 			return err
 		}
@@ -208,7 +208,7 @@ func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.
 	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
-	view, err := s.ownView(r.Context(), d)
+	view, err := s.ownView(r.Context(), d.ID)
 	if err != nil {
 		return err
 	}

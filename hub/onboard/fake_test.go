@@ -371,7 +371,7 @@ func (s *fake) BeginEnrolment(_ context.Context, e store.Enrolment, now time.Tim
 func (s *fake) BeginEnrolmentIfUnchanged(_ context.Context, e store.Enrolment, version int64, now time.Time) (stored store.Enrolment, err error) {
 	err = s.do("BeginEnrolmentIfUnchanged", func() error {
 		t, err := s.tokenForEK(e.TokenID, e.EK, now)
-		if err != nil || t.Owner != e.Owner || t.Disabled || t.Waits || !t.Expires.After(now) || t.Generation != e.Generation || t.ConfigVersion != version {
+		if err != nil || t.Waits || !t.Fits(&e, version, now) {
 			return store.ErrChanged
 		}
 		stored, err = s.begin(e, now)

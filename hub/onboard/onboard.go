@@ -249,7 +249,7 @@ func (s *Service) standing(ctx context.Context, e *store.Enrolment, r *evidence.
 		return standing{}, errAssumed
 	case err != nil:
 		return standing{}, err
-	case t.Disabled, t.ConfigVersion != version, t.Generation != e.Generation:
+	case !t.Fits(e, version, now):
 		return standing{}, errAssumed
 	}
 	return standing{version: version, waits: t.Waits}, nil
@@ -317,9 +317,6 @@ func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evi
 
 // owned verifies an ownership proof with the token that the request names.
 func (s *Service) owned(token *store.TokenForEK, owner string, r *evidence.Request, proof []byte, now time.Time) error {
-	if len(owner) > wire.MaxOwner {
-		return errOwnership
-	}
 	message := wire.OwnershipMessage(s.CA.HubName(), owner, token.ID, r.IDevIDName)
 	if len(token.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(token.PublicKey, message, proof) {
 		return errOwnership
@@ -436,12 +433,12 @@ func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 // connection's exported keying material (wire.ExporterLabel). `proof` is the activation proof that
 // the peer sent. A refusal is an error of type *evidence.Refusal.
 func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
-	p, err := s.pending.take(certHash), error(nil)
+	p := s.pending.take(certHash)
 	if p == nil {
-		p, err = s.toActivate(ctx, certHash)
-	}
-	if err != nil {
-		return store.Device{}, err
+		var err error
+		if p, err = s.toActivate(ctx, certHash); err != nil {
+			return store.Device{}, err
+		}
 	}
 	keys, err := wire.DeriveKeys(s.secret(p.RequestHash), p.RequestHash)
 	if err != nil {

@@ -50,6 +50,12 @@ type TokenForEK struct {
 	Waits bool
 }
 
+// Fits reports whether the hub may enrol `e` with the token at the time `now`, if it has judged the
+// request by the rules of the config version `version`. Fits does not look at Waits.
+func (t TokenForEK) Fits(e *Enrolment, version int64, now time.Time) bool {
+	return t.Owner == e.Owner && !t.Disabled && t.Expires.After(now) && t.Generation == e.Generation && t.ConfigVersion == version
+}
+
 // JoinTokens stores the join tokens of accounts.
 type JoinTokens interface {
 	// CreateJoinToken stores a new join token. ErrExists: the id is in use. ErrFull: the owner

@@ -67,7 +67,7 @@ func TestInterruptedFleetIsMadeAgain(t *testing.T) {
 	interrupted, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := fillFile(interrupted, path, 10); err == nil {
-		t.Fatal("fillFile was interrupted, and there is no error")
+		t.Fatal("fillFile was interrupted, but returned no error")
 	}
 	if err := fillFile(t.Context(), path, 10); err != nil {
 		t.Fatal(err)
@@ -109,6 +109,6 @@ func TestOnlyOnboardingsOverTLSHaveABound(t *testing.T) {
 		t.Errorf("only parts of an onboarding are beyond the bound: %v", err)
 	}
 	if err := (&FleetEnrolment{OverTLS: beyond, Whole: within, Store: within}).print(); err == nil {
-		t.Error("onboardings over TLS are beyond the bound, and there is no error")
+		t.Error("onboardings over TLS are beyond the bound, but print returned no error")
 	}
 }

@@ -128,7 +128,7 @@ func readBareDevice(r *Row) store.Device {
 		LastSeenAddr: r.text(),
 		Public:       r.bool(),
 		Clone:        r.text(),
-		// There is no row before the first boot measurement or request.
+		// NULL, and so false, before the first boot measurement or request.
 		BootRequested: r.bool(),
 	}
 }

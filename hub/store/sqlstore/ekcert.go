@@ -51,7 +51,7 @@ func (k *claim) prove(c Conn) error {
 		}
 		return c.Do(forgetEK, k.ek[:])
 	}
-	v, found, err := enrolledEK(c, k.ek)
+	kept, found, err := enrolledEK(c, k.ek)
 	if err != nil {
 		return err
 	}
@@ -59,58 +59,60 @@ func (k *claim) prove(c Conn) error {
 		if n, err := c.Exec(proveEK, k.ek[:]); err != nil || n != 0 {
 			return err
 		}
-		if v, _, found, err = pendingEK(c, k.ek, k.stored.Activated); err != nil || !found {
+		if kept, found, err = pendingEK(c, k.ek, k.stored.Activated); err != nil || !found {
 			return err
 		}
 	}
-	return c.Do(putProven, k.ek[:], v.ekCertificate, append([]byte{}, v.ekLinks...))
+	return c.Do(putProven, k.ek[:], kept.Certificate, append([]byte{}, kept.Links...))
 }
 
-// enrolledEK returns the evidence of the enrolment that has an EK's proven certificate.
-func enrolledEK(c Conn, ek store.Hash) (v evidence, found bool, err error) {
+// enrolledEK returns the proven certificate of an EK, if the enrolment in tpms has it.
+func enrolledEK(c Conn, ek store.Hash) (k store.KeptEKCertificate, found bool, err error) {
 	r, found, err := c.One(selectEnrolledEK, ek[:])
 	if err != nil || !found {
-		return evidence{}, false, err
+		return k, false, err
 	}
-	if v, err = readEvidence(&r); err == nil {
-		err = v.withLinks(c)
-	}
-	return v, err == nil && len(v.ekCertificate) > 0, err
+	k, err = keptIn(c, &r, ek)
+	k.Proven = true
+	return k, err == nil && len(k.Certificate) > 0, err
 }
 
-// pendingEK returns the evidence of the pending enrolment that has an EK's unproven certificate, and
-// the time at which this enrolment began.
-func pendingEK(c Conn, ek store.Hash, now time.Time) (v evidence, created time.Time, found bool, err error) {
+// pendingEK returns the unproven certificate of an EK, if a pending enrolment has it.
+func pendingEK(c Conn, ek store.Hash, now time.Time) (k store.KeptEKCertificate, found bool, err error) {
 	r, found, err := c.One(selectPendingEK, ek[:], micro(now.Add(-store.UnprovenEKKeptFor)))
 	if err != nil || !found {
-		return evidence{}, time.Time{}, false, err
+		return k, false, err
 	}
-	created = r.time()
-	if v, err = readEvidence(&r); err == nil {
-		err = v.withLinks(c)
-	}
-	return v, created, err == nil, err
+	created := r.time()
+	k, err = keptIn(c, &r, ek)
+	k.Expires = created.Add(store.UnprovenEKKeptFor)
+	return k, err == nil, err
 }
 
-// keepPending stores the EK certificate of the pending enrolment that pendingEK finds.
+// keptIn reads an EK's certificate and its links from the evidenceColumns of an enrolment.
+func keptIn(c Conn, r *Row, ek store.Hash) (store.KeptEKCertificate, error) {
+	v, err := readEvidence(r)
+	if err == nil {
+		err = v.withLinks(c)
+	}
+	return store.KeptEKCertificate{EK: ek, Certificate: v.ekCertificate, Links: v.ekLinks}, err
+}
+
+// keepPending stores the EK certificate that pendingEK finds.
 func (s *Store) keepPending(c Conn, ek store.Hash, now time.Time) error {
-	v, created, found, err := pendingEK(c, ek, now)
+	k, found, err := pendingEK(c, ek, now)
 	if err != nil || !found {
 		return err
 	}
-	return s.keepCertificate(c, store.KeptEKCertificate{EK: ek, Certificate: v.ekCertificate, Links: v.ekLinks, Expires: created.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
+	return s.keepCertificate(c, k, now, store.MaxUnprovenEKs)
 }
 
 // EKCertificate implements store.EKCertificates.
 func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (k store.KeptEKCertificate, err error) {
-	err = s.db.Read(ctx, func(c Conn) error {
-		v, found, err := enrolledEK(c, ek)
-		if err != nil {
+	err = s.db.Read(ctx, func(c Conn) (err error) {
+		var found bool
+		if k, found, err = enrolledEK(c, ek); err != nil || found {
 			return err
-		}
-		if found {
-			k = store.KeptEKCertificate{EK: ek, Certificate: v.ekCertificate, Links: v.ekLinks, Proven: true}
-			return nil
 		}
 		r, found, err := c.One(selectEKCertificate, ek[:], micro(now))
 		if err != nil {
@@ -123,11 +125,9 @@ func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time)
 			}
 			return nil
 		}
-		v, created, found, err := pendingEK(c, ek, now)
-		if err == nil && !found {
+		if k, found, err = pendingEK(c, ek, now); err == nil && !found {
 			err = store.ErrNotFound
 		}
-		k = store.KeptEKCertificate{EK: ek, Certificate: v.ekCertificate, Links: v.ekLinks, Expires: created.Add(store.UnprovenEKKeptFor)}
 		return err
 	})
 	if err != nil {

@@ -109,10 +109,10 @@ const (
 )
 
 // unchanged is the condition of upsertUnchanged.
-const unchanged = `(SELECT version FROM config_version) = ?
+var unchanged = `(SELECT version FROM config_version) = ?
 	AND EXISTS (SELECT 1 FROM join_tokens WHERE id = ? AND owner = ? AND expires > ? AND NOT (` + tokenDisabled + `))
 	AND coalesce((SELECT generation FROM tpms WHERE ek = ?), 0) = ?
-	AND NOT EXISTS (SELECT 1 FROM waiting w WHERE w.owner = ? AND w.ek = ? AND (w.answered <> '[]' OR w.expires > ?))`
+	AND NOT EXISTS (SELECT 1 FROM waiting w WHERE w.owner = ? AND w.ek = ? AND ` + waitsAt(`?`) + `)`
 
 // upsertOf returns the text of upsertEnrolment. newID is an expression for the next row id. The
 // statement stores nothing if `condition` is false.
@@ -207,7 +207,7 @@ func storedBefore(c Conn, e *store.Enrolment, version *int64, now time.Time) (st
 		if err != nil {
 			return store.Enrolment{}, err
 		}
-		if t.Disabled || t.Waits || !t.Expires.After(now) || t.Owner != e.Owner || t.Generation != e.Generation || t.ConfigVersion != *version {
+		if t.Waits || !t.Fits(e, *version, now) {
 			return store.Enrolment{}, store.ErrChanged
 		}
 	}

@@ -22,7 +22,7 @@ var (
 	selectTokens      = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ? ORDER BY created DESC, id DESC`)
 	selectTokenByAuto = prepared(tokenColumns + ` FROM join_tokens WHERE auto_hash = ?`)
 	selectTokenForEK  = prepared(`SELECT id, owner, public_key, expires, ` + tokenDisabled + `, (SELECT generation FROM tpms WHERE ek = ?1), (SELECT version FROM config_version),
-		EXISTS (SELECT 1 FROM waiting w WHERE w.owner = join_tokens.owner AND w.ek = ?1 AND (w.answered <> '[]' OR w.expires > ?2))
+		EXISTS (SELECT 1 FROM waiting w WHERE w.owner = join_tokens.owner AND w.ek = ?1 AND ` + waitsAt(`?2`) + `)
 		FROM join_tokens WHERE id = ?3`)
 	anyTokenAt       = prepared(`SELECT 1 FROM join_tokens WHERE owner = ? LIMIT 1 OFFSET ?`)
 	selectTokensPage = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ?1

@@ -20,9 +20,13 @@ const waitingColumns = `SELECT owner, ek, device, token, state, codes, answered,
 	firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires, decided_by, decided,
 	verdict, `
 
+// waitsAt returns the condition for a row of `waiting` that counts at the time `now`, which is a
+// parameter: the owner has answered a question, or the row has not expired.
+func waitsAt(now string) string { return `(answered <> '[]' OR expires > ` + now + `)` }
+
 var (
-	selectWaiting       = prepared(waitingColumns + `request FROM waiting WHERE owner = ? AND ek = ? AND (answered <> '[]' OR expires > ?)`)
-	selectWaitingDevice = prepared(waitingColumns + `request FROM waiting WHERE device = ? AND owner = ? AND (answered <> '[]' OR expires > ?)`)
+	selectWaiting       = prepared(waitingColumns + `request FROM waiting WHERE owner = ? AND ek = ? AND ` + waitsAt(`?`))
+	selectWaitingDevice = prepared(waitingColumns + `request FROM waiting WHERE device = ? AND owner = ? AND ` + waitsAt(`?`))
 	selectWaitingList   = prepared(waitingColumns + `NULL FROM waiting WHERE owner = ? AND state <> 'a' AND expires > ?
 		ORDER BY since DESC, id DESC LIMIT ?`)
 	selectWaitingPage = prepared(waitingColumns + `NULL, id FROM waiting INDEXED BY waiting_room WHERE owner = ? AND state = ? AND state <> 'a' AND expires > ? AND (since, id) < (?, ?)
