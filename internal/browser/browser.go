@@ -134,8 +134,9 @@ type Tab struct {
 	Size    Size
 	Dark    bool
 
-	t   testing.TB
-	url string // of the hub
+	t      testing.TB
+	url    string // of the hub
+	cancel context.CancelFunc
 
 	mu       sync.Mutex
 	messages []string // errors and messages of the page since the last Check
@@ -167,7 +168,7 @@ func Open(t testing.TB, url, cookie string, o Options) *Tab {
 	t.Cleanup(cancel)
 	ctx, cancel2 := context.WithTimeout(ctx, 2*time.Minute)
 	t.Cleanup(cancel2)
-	tab := &Tab{Context: ctx, Size: o.Size, Dark: o.Dark, t: t, url: url}
+	tab := &Tab{Context: ctx, Size: o.Size, Dark: o.Dark, t: t, url: url, cancel: cancel}
 	tab.must(chromedp.Listen(ctx, tab.listen))
 	scheme := "light"
 	if o.Dark {
@@ -223,6 +224,9 @@ func (tab *Tab) Go(path string) {
 	tab.mu.Unlock()
 	tab.must(chromedp.Do(tab.Context, chromedp.Navigate(tab.url+path)))
 }
+
+// Close closes the tab, as a person does. The browser cancels the requests that the tab waits for.
+func (tab *Tab) Close() { tab.cancel() }
 
 // Do runs chromedp actions in the tab. It fails the test if one of them fails.
 func (tab *Tab) Do(actions ...chromedp.Action[chromedp.Void]) {
