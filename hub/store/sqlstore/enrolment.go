@@ -45,9 +45,15 @@ var (
 	// expired, and stays as it is otherwise. A replaced row gets a new id, so that ids are in the
 	// order in which enrolments began. Changing the id is safe, because no other row refers to an
 	// enrolment that was never activated.
-	upsertEnrolment = both(upsertOf(nextSQLite, `true`), upsertOf(nextPostgres, `true`))
+	upsertEnrolment = both(upsertOf(`INSERT`, `VALUES (%s, 'p')`, nextSQLite), upsertOf(`INSERT`, `VALUES (%s, 'p')`, nextPostgres))
 	// Stores an enrolment if what the hub assumed about it is true: see BeginEnrolmentIfUnchanged.
-	upsertUnchanged  = both(upsertOf(nextSQLite, unchanged), upsertOf(nextPostgres, unchanged))
+	//
+	// SQLite copies the row of an INSERT ... SELECT into a temporary table first, which takes time.
+	// So in SQLite, a wrong assumption makes the state NULL, and OR IGNORE then stores nothing,
+	// because this column is NOT NULL. OR IGNORE also stores nothing if an enrolment with another
+	// request hash has the same IDevID certificate.
+	upsertUnchanged = both(upsertOf(`INSERT OR IGNORE`, `VALUES (%s, iif(`+unchanged+`, 'p', NULL))`, nextSQLite),
+		upsertOf(`INSERT`, `SELECT %s, 'p' WHERE `+unchanged, nextPostgres))
 	selectEnrolment  = prepared(enrolmentColumns + `WHERE e.request_hash = ?`)
 	selectByIDevID   = prepared(enrolmentColumns + `WHERE e.idevid_hash = ?`)
 	selectToActivate = prepared(`SELECT e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
@@ -114,14 +120,15 @@ var unchanged = `(SELECT version FROM config_version) = ?
 	AND coalesce((SELECT generation FROM tpms WHERE ek = ?), 0) = ?
 	AND NOT EXISTS (SELECT 1 FROM waiting w WHERE w.owner = ? AND w.ek = ? AND ` + waitsAt(`?`) + `)`
 
-// upsertOf returns the text of upsertEnrolment. newID is an expression for the next row id. The
-// statement stores nothing if `condition` is false.
-func upsertOf(newID, condition string) string {
-	return `INSERT INTO enrolments (request_hash, state, device, owner, token,
+// upsertOf returns the text of upsertEnrolment. `row` is what follows the names of the columns, with
+// "%s" for the values of all columns but the last, which is the state. newID is an expression for
+// the next row id.
+func upsertOf(insert, row, newID string) string {
+	return insert + ` INTO enrolments (request_hash, device, owner, token,
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
-		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links)
-		SELECT ?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, x'', x'', x'', x'', x'', ?, ?, x'' WHERE ` + condition + `
+		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links, state)
+		` + fmt.Sprintf(row, `?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, x'', x'', x'', x'', x'', ?, ?, x''`) + `
 		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
 		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
 		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -78,16 +79,14 @@ type Conn interface {
 type Later struct{ calls []laterCall }
 
 type laterCall struct {
-	name      string // describes the statement and its arguments
 	statement *Statement
 	args      []any
 }
 
 // Add adds a call, unless there is an equal one.
 func (l *Later) Add(s *Statement, args []any) {
-	name := fmt.Sprintf("%d %q", s.Index, args)
-	if !slices.ContainsFunc(l.calls, func(c laterCall) bool { return c.name == name }) {
-		l.calls = append(l.calls, laterCall{name, s, args})
+	if !slices.ContainsFunc(l.calls, func(c laterCall) bool { return c.statement == s && reflect.DeepEqual(c.args, args) }) {
+		l.calls = append(l.calls, laterCall{s, args})
 	}
 }
 
