@@ -44,6 +44,8 @@ type conn struct {
 
 	again sqlstore.Later // the calls of Again in the running transaction
 
+	pages uintptr // see countPages; an *int32, or 0
+
 	work workCounters
 }
 
@@ -127,6 +129,7 @@ func (c *conn) close() error {
 		err = c.failure(rc)
 	}
 	libc.Xfree(c.tls, c.arena)
+	libc.Xfree(c.tls, c.pages)
 	c.tls.Close()
 	return err
 }

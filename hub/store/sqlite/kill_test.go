@@ -23,6 +23,7 @@ const victim = "GANGWAY_TEST_SQLITE_VICTIM"
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(victim); path != "" {
+		sqlite.CheckpointOften() // so that it is often killed during a checkpoint
 		if err := onboardForEver(path, os.Args[len(os.Args)-1]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -25,8 +25,9 @@ const batchSize = 256
 // time.
 type writer struct {
 	*sqlstore.Queue
-	conn    *conn
-	stopped chan struct{} // closed when the goroutine has ended
+	conn        *conn
+	checkpoints *checkpointer
+	stopped     chan struct{} // closed when the goroutine has ended
 
 	commits atomic.Uint64
 }
@@ -49,16 +50,17 @@ func openWriter(path string) (*writer, error) {
 		"foreign_keys = ON",
 		"cache_size = -16384", // KiB
 		"temp_store = MEMORY",
-		// A checkpoint copies each changed page into the database file only once, even if many
-		// commits changed it, so fewer checkpoints copy fewer pages. A checkpoint begins when the
-		// write-ahead log has 8192 pages, which are 32 MiB.
-		"wal_autocheckpoint = 8192",
 		"journal_size_limit = 67108864",
 	)
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{Queue: sqlstore.NewQueue(batchSize), conn: c, stopped: make(chan struct{})}
+	c.countPages()
+	k, err := openCheckpointer(path)
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	w := &writer{Queue: sqlstore.NewQueue(batchSize), conn: c, checkpoints: k, stopped: make(chan struct{})}
 	go w.loop()
 	return w, nil
 }
@@ -68,11 +70,11 @@ func (w *writer) do(ctx context.Context, run func(*conn) error) error {
 	return w.Do(ctx, func(c sqlstore.Conn) error { return run(c.(*conn)) })
 }
 
-// close runs all queued operations, and then closes the connection.
+// close runs all queued operations, and then closes the connections.
 func (w *writer) close() error {
 	w.Queue.Close()
 	<-w.stopped
-	return w.conn.close()
+	return errors.Join(w.checkpoints.close(), w.conn.close())
 }
 
 func (w *writer) loop() {
@@ -87,6 +89,7 @@ func (w *writer) loop() {
 		for _, j := range batch {
 			j.Answer()
 		}
+		w.checkpoints.committed(w.conn, w.conn.logPages())
 		clear(batch)
 	}
 }
