@@ -48,7 +48,10 @@ func openWriter(path string) (*writer, error) {
 	c, err := openConn(path, walVFS,
 		"synchronous = FULL", // required by walVFS
 		"foreign_keys = ON",
-		"cache_size = -16384", // KiB
+		// KiB. SQLite gives pages a very high number for a moment when it rearranges a B-tree, and
+		// after such a transaction, it searches the whole cache for pages behind the end of the
+		// file. So a larger cache costs more than it saves.
+		"cache_size = -8192",
 		"temp_store = MEMORY",
 		"journal_size_limit = 67108864",
 	)
