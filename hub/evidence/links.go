@@ -15,13 +15,11 @@ func (t *Trust) WithIntermediates(intermediates []*x509.Certificate) *Trust {
 		origins:       t.origins,
 		intermediates: t.intermediates.Clone(),
 		bySubject:     maps.Clone(t.bySubject),
+		subjects:      maps.Clone(t.subjects),
 		verified:      make(map[[32]byte][]*verifiedCA),
 	}
 	for _, c := range intermediates {
-		c = canonical(c)
-		more.intermediates.AddCert(c)
-		name := string(c.RawSubject)
-		more.bySubject[name] = append(slices.Clip(more.bySubject[name]), c)
+		more.intermediates.AddCert(more.add(c))
 	}
 	if t.withDistrusted != nil {
 		more.withDistrusted = t.withDistrusted.WithIntermediates(intermediates)

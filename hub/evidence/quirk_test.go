@@ -179,6 +179,53 @@ func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-untrusted")
 }
 
+// Two CAs may have the same name in two string types. An EK certificate is accepted if one of them
+// signed it, in whichever string type it names its issuer, and refused if a CA that only uses the
+// name signed it.
+func TestIssuersWithOneNameInTwoStringTypes(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	type attribute struct {
+		ID    asn1.ObjectIdentifier
+		Value string `asn1:"utf8"`
+	}
+	set := must(asn1.MarshalWithParams([]attribute{{asn1.ObjectIdentifier{2, 5, 4, 3}, "Issuing"}}, "set"))(t)
+	names := [][]byte{must(asn1.Marshal([]asn1.RawValue{{FullBytes: set}}))(t), must(asn1.Marshal(pkix.Name{CommonName: "Issuing"}.ToRDNSequence()))(t)}
+	ca := func(name []byte) (*x509.Certificate, crypto.Signer) {
+		key := must(fleet.NewKey(tcg.IDevIDTemplates[1], nil))(t).Private
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(5), RawSubject: name, NotBefore: time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().AddDate(1, 0, 0),
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		}
+		return must(fleet.Issue(template, template, key.Public(), key))(t), key
+	}
+	var roots []*x509.Certificate
+	var keys []crypto.Signer
+	for _, name := range names {
+		root, key := ca(name)
+		roots, keys = append(roots, root), append(keys, key)
+	}
+	_, forger := ca(names[0])
+	ek := must(fleet.EKTemplate(s.victim.EK.Private.Public()))(t)
+	for _, known := range [][]*x509.Certificate{roots, {roots[1], roots[0]}} {
+		s.trust = must(evidence.NewTrust(known, nil))(t)
+		for i, name := range names {
+			signedBy := func(key crypto.Signer) []byte {
+				as := &x509.Certificate{RawSubject: name, PublicKey: key.Public()}
+				return must(fleet.Issue(ek, as, s.victim.EK.Private.Public(), key))(t).Raw
+			}
+			for _, key := range keys {
+				s.victim.EKCert = signedBy(key)
+				if v := s.judge(s.request(t, s.victim, fleet.RequestChange{})); !v.Accepted() {
+					t.Errorf("name %d: %s", i, v.Refusal.Reason)
+				}
+			}
+			s.victim.EKCert = signedBy(forger)
+			s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-untrusted")
+		}
+	}
+}
+
 // An issuer with a weak key is refused, because a weak key is not one of the tolerated mistakes.
 func TestRejectsIssuerWithAnRSAKeyOf1024Bits(t *testing.T) {
 	t.Parallel()

@@ -1,7 +1,6 @@
 package evidence
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -22,7 +21,11 @@ import (
 type Trust struct {
 	roots         *x509.CertPool
 	intermediates *x509.CertPool
-	bySubject     map[string][]*x509.Certificate // roots and intermediates, by canonical subject
+	bySubject     map[string][]candidate // roots and intermediates, by canonical subject
+	// subjects maps the subjects of the roots and intermediates, as they are in the certificates, to
+	// canonical subjects. Almost every EK certificate names its issuer as the issuer's certificate
+	// does, so the canonical name of its issuer is here.
+	subjects map[string]string
 
 	// verified caches CA certificates that chain to a root, so that only one signature must be
 	// verified for an EK certificate. The key is the SHA-256 of the CA certificate's DER.
@@ -35,9 +38,19 @@ type Trust struct {
 	withDistrusted *Trust              // also accepts the distrusted CAs; nil if no CA is distrusted
 }
 
+// candidate is a CA certificate with canonical names that may be the issuer of an EK certificate.
+type candidate struct {
+	*x509.Certificate
+	hash [32]byte // SHA-256 of the DER
+}
+
+func newCandidate(c *x509.Certificate) candidate {
+	return candidate{canonical(c), sha256.Sum256(c.Raw)}
+}
+
 // verifiedCA is a CA certificate with one of its chains.
 type verifiedCA struct {
-	cert  *x509.Certificate
+	cert  candidate
 	chain []*x509.Certificate // `cert`, then the CA certificates above it, up to the root
 	words string              // a sentence that names the issuer and the root
 	// The chain is valid from the latest notBefore to the earliest notAfter.
@@ -52,23 +65,29 @@ func newTrust(a Anchors, bar func([]*x509.Certificate) error) (*Trust, error) {
 		origins:       a.Origins,
 		roots:         x509.NewCertPool(),
 		intermediates: x509.NewCertPool(),
-		bySubject:     make(map[string][]*x509.Certificate),
+		bySubject:     make(map[string][]candidate),
+		subjects:      make(map[string]string),
 		verified:      make(map[[32]byte][]*verifiedCA),
 	}
 	for _, c := range a.Roots {
 		if !c.IsCA {
 			return nil, fmt.Errorf("evidence: %q cannot be a root: it is not a CA certificate", c.Subject)
 		}
-		c = canonical(c)
-		t.roots.AddCertWithConstraint(c, bar)
-		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
+		t.roots.AddCertWithConstraint(t.add(c), bar)
 	}
 	for _, c := range a.Intermediates {
-		c = canonical(c)
-		t.intermediates.AddCert(c)
-		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
+		t.intermediates.AddCert(t.add(c))
 	}
 	return t, nil
+}
+
+// add makes a CA certificate a possible issuer, and returns it with canonical names.
+func (t *Trust) add(c *x509.Certificate) *x509.Certificate {
+	ca := newCandidate(c)
+	name := string(ca.RawSubject)
+	t.bySubject[name] = append(slices.Clip(t.bySubject[name]), ca)
+	t.subjects[string(c.RawSubject)] = name
+	return ca.Certificate
 }
 
 var (
@@ -102,12 +121,15 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 }
 
 func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
-	var sent []*x509.Certificate
+	var sent []candidate
 	best := errUntrusted
-	issuerName := tcg.CanonicalName(leaf.Certificate.RawIssuer)
-	try := func(candidates []*x509.Certificate) *verifiedCA {
+	issuerName, ok := t.subjects[string(leaf.Certificate.RawIssuer)]
+	if !ok {
+		issuerName = string(tcg.CanonicalName(leaf.Certificate.RawIssuer))
+	}
+	try := func(candidates []candidate) *verifiedCA {
 		for _, issuer := range candidates {
-			if !bytes.Equal(issuer.RawSubject, issuerName) {
+			if string(issuer.RawSubject) != issuerName {
 				continue
 			}
 			chains, err := t.verifyCA(issuer, sent, now)
@@ -127,13 +149,13 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 		}
 		return nil
 	}
-	if c := try(t.bySubject[string(issuerName)]); c != nil {
+	if c := try(t.bySubject[issuerName]); c != nil {
 		return c, nil
 	}
 	// No known issuer signed the EK certificate. Try the certificates that the device sent, first
 	// those with cached results, so that a TPM's own chain is parsed and verified only once.
 	t.mu.Lock()
-	var known []*x509.Certificate
+	var known []candidate
 	for _, der := range extra {
 		if chains := t.verified[sha256.Sum256(der)]; len(chains) > 0 {
 			known = append(known, chains[0].cert)
@@ -145,7 +167,7 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 	}
 	for _, der := range extra {
 		if cert, err := x509.ParseCertificate(der); err == nil {
-			sent = append(sent, canonical(cert))
+			sent = append(sent, newCandidate(cert))
 		}
 	}
 	if len(sent) > 0 {
@@ -153,7 +175,7 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 			return c, nil
 		}
 		// The chain above a known issuer may need a certificate that the device sent.
-		if c := try(t.bySubject[string(issuerName)]); c != nil {
+		if c := try(t.bySubject[issuerName]); c != nil {
 			return c, nil
 		}
 	}
@@ -161,10 +183,9 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 }
 
 // verifyCA returns the chains from a CA certificate to a root, or an error if there is no chain.
-func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now time.Time) (good []*verifiedCA, err error) {
-	key := sha256.Sum256(ca.Raw)
+func (t *Trust) verifyCA(ca candidate, sent []candidate, now time.Time) (good []*verifiedCA, err error) {
 	t.mu.Lock()
-	for _, v := range t.verified[key] {
+	for _, v := range t.verified[ca.hash] {
 		if !now.Before(v.from) && !now.After(v.until) {
 			good = append(good, v)
 		}
@@ -173,14 +194,14 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 	if len(good) > 0 {
 		return good, nil
 	}
-	if err := mayIssue(ca); err != nil {
+	if err := mayIssue(ca.Certificate); err != nil {
 		return nil, err
 	}
 	pool := t.intermediates
 	if len(sent) > 0 {
 		pool = pool.Clone()
 		for _, c := range sent {
-			pool.AddCert(c)
+			pool.AddCert(c.Certificate)
 		}
 	}
 	chains, err := ca.Verify(x509.VerifyOptions{
@@ -227,7 +248,7 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 	if len(t.verified) >= maxVerified {
 		clear(t.verified)
 	}
-	t.verified[key] = good
+	t.verified[ca.hash] = good
 	t.mu.Unlock()
 	return good, nil
 }
