@@ -3,7 +3,7 @@ package tcg
 import (
 	"crypto"
 	"crypto/sha256" // the name algorithms of every template
-	_ "crypto/sha512"
+	"crypto/sha512"
 	"fmt"
 )
 
@@ -49,11 +49,15 @@ func (a AlgID) Hash() (crypto.Hash, error) {
 	return 0, fmt.Errorf("tcg: hash algorithm 0x%04x is not allowed", uint16(a))
 }
 
-// appendHash appends the hash of `data` to `b`. For SHA-256, which nearly every key uses,
+// appendHash appends the hash of `data` to `b`. For SHA-256 and SHA-384, which nearly every key uses,
 // appendHash allocates nothing on the heap.
 func appendHash(b []byte, h crypto.Hash, data []byte) []byte {
-	if h == crypto.SHA256 {
+	switch h {
+	case crypto.SHA256:
 		sum := sha256.Sum256(data)
+		return append(b, sum[:]...)
+	case crypto.SHA384:
+		sum := sha512.Sum384(data)
 		return append(b, sum[:]...)
 	}
 	d := h.New()

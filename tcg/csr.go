@@ -189,7 +189,8 @@ func (r *CSR) parseContents() error {
 
 	fields := r.fields()
 	var sizes [12]uint32
-	for i, f := range fields {
+	for i := range fields {
+		f := &fields[i]
 		sizes[i] = c.u32()
 		if c.err == nil && (sizes[i] < uint32(f.min) || sizes[i] > uint32(f.max)) {
 			return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: %s has %d bytes; %d to %d are allowed", f.name, sizes[i], f.min, f.max)
@@ -199,8 +200,8 @@ func (r *CSR) parseContents() error {
 	if c.err == nil && padSize > 15 {
 		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: the pad has %d bytes; at most 15 are allowed", padSize)
 	}
-	for i, f := range fields {
-		*f.p = c.take(int(sizes[i]))
+	for i := range fields {
+		*fields[i].p = c.take(int(sizes[i]))
 	}
 	for _, v := range c.take(int(padSize)) {
 		if v != 0 {

@@ -258,12 +258,12 @@ func (e *EKCertificate) readNames(der []byte) error {
 func (e *EKCertificate) readName(der []byte) error {
 	return eachAttribute(der, func(a *attribute) {
 		var into *string
-		switch {
-		case a.id.Equal(OIDManufacturer):
+		switch string(a.id) {
+		case derManufacturer:
 			into = &e.Manufacturer
-		case a.id.Equal(OIDModel):
+		case derModel:
 			into = &e.Model
-		case a.id.Equal(OIDVersion):
+		case derVersion:
 			into = &e.Version
 		default:
 			return
@@ -282,8 +282,10 @@ func (e *EKCertificate) readName(der []byte) error {
 // it.
 func printable64(s string) string {
 	s = Printable(s)
-	if r := []rune(s); len(r) > 64 {
-		s = string(r[:64])
+	if len(s) > 64 {
+		if r := []rune(s); len(r) > 64 {
+			s = string(r[:64])
+		}
 	}
 	return strings.TrimSpace(s)
 }

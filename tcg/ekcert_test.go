@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"math/big"
 	"path/filepath"
 	"slices"
@@ -16,7 +17,50 @@ import (
 	"time"
 
 	"gangway/internal/makercerts"
+
+	"golang.org/x/crypto/cryptobyte"
+	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
+
+// A point that is not on its curve has no hash, and is not the key of any certificate.
+func TestRejectsPointOffItsCurve(t *testing.T) {
+	t.Parallel()
+	for _, tmpl := range EKTemplates {
+		if tmpl.Public.Type != AlgECC {
+			continue
+		}
+		p := tmpl.Public
+		curve, err := p.Curve.curve()
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := k.PublicKey.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		spki, err := x509.MarshalPKIXPublicKey(&k.PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		half := (len(b) - 1) / 2
+		p.X, p.Y = b[1:1+half], b[1+half:]
+		p.Y[half-1] ^= 1
+		if p.IsCertified(&EKCertificate{Certificate: &x509.Certificate{RawSubjectPublicKeyInfo: spki}, PublicKey: &k.PublicKey}) {
+			t.Errorf("%s: the certificate of another key was taken for its own", tmpl.Name)
+		}
+		if _, err := p.KeyHash(); err == nil {
+			t.Errorf("%s: a point off the curve has a hash", tmpl.Name)
+		}
+		p.X = append([]byte{0}, p.X...) // longer than the curve allows
+		if _, err := p.KeyHash(); err == nil {
+			t.Errorf("%s: a coordinate that is too long has a hash", tmpl.Name)
+		}
+	}
+}
 
 // ekCertificate makes an EK certificate for an RSA key.
 func ekCertificate(t testing.TB, serial *big.Int) []byte {
@@ -176,6 +220,38 @@ func FuzzParseEKCertificate(f *testing.F) {
 	})
 }
 
+// Each OID that cryptobyte reads is an OID for isOID, and nothing else is.
+func TestOIDsAreThoseThatCryptobyteReads(t *testing.T) {
+	t.Parallel()
+	check := func(content []byte) {
+		t.Helper()
+		var b cryptobyte.Builder
+		b.AddASN1(casn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(content) })
+		s := cryptobyte.String(b.BytesOrPanic())
+		var id asn1.ObjectIdentifier
+		if want := s.ReadASN1ObjectIdentifier(&id); isOID(content) != want {
+			t.Fatalf("isOID(%x) is %v", content, !want)
+		}
+	}
+	check(nil)
+	for b := range 1 << 16 {
+		check([]byte{byte(b)})
+		check([]byte{byte(b >> 8), byte(b)})
+		// The bytes that decide about long numbers, and about the beginning of a number.
+		few := []byte{0x00, 0x01, 0x7F, 0x80, 0x81, 0x87, 0x88, 0xFF}
+		check([]byte{few[b&7], few[b>>3&7], few[b>>6&7], few[b>>9&7], few[b>>12&7], byte(b >> 15)})
+		check([]byte{0x55, few[b&7], few[b>>3&7], few[b>>6&7], few[b>>9&7], few[b>>12&7]})
+	}
+	for text, id := range map[string]asn1.ObjectIdentifier{
+		derManufacturer: OIDManufacturer, derModel: OIDModel, derVersion: OIDVersion,
+		derKeyUsage: {2, 5, 29, 15}, derBasicConstraints: {2, 5, 29, 19},
+	} {
+		if der, err := asn1.Marshal(id); err != nil || string(der[2:]) != text {
+			t.Errorf("%v is %x, %v", id, der, err)
+		}
+	}
+}
+
 // Public.Is compares the encoded numbers of two keys. Its result must agree with a comparison of
 // the decoded keys.
 func TestIsAgreesWithTheKeys(t *testing.T) {
@@ -218,12 +294,28 @@ func TestIsAgreesWithTheKeys(t *testing.T) {
 	}
 	for i, p := range publics {
 		for j, k := range keys {
-			fresh := *p
-			if fresh.Is(k) != (i == j) {
-				t.Errorf("%s %d: Is(key %d) = %v", p.Algorithm(), i, j, i != j)
+			spki, err := x509.MarshalPKIXPublicKey(k)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if got, err := fresh.Key(); err != nil || i == j && !got.(interface{ Equal(crypto.PublicKey) bool }).Equal(k) {
-				t.Errorf("%d: Key is another: %v", i, err)
+			certificate := &EKCertificate{Certificate: &x509.Certificate{RawSubjectPublicKeyInfo: spki}, PublicKey: k}
+			for what, is := range map[string]func(*Public) bool{
+				"Is":          func(p *Public) bool { return p.Is(k) },
+				"IsCertified": func(p *Public) bool { return p.IsCertified(certificate) },
+			} {
+				fresh := *p
+				for range 2 { // the second call finds a cached key
+					if is(&fresh) != (i == j) {
+						t.Errorf("%s %d: %s(key %d) = %v", p.Algorithm(), i, what, j, i != j)
+					}
+					if got, err := fresh.Key(); err != nil || i == j != got.(interface{ Equal(crypto.PublicKey) bool }).Equal(k) {
+						t.Errorf("%d: Key is another: %v", i, err)
+					}
+				}
+				want, err := KeyHash(keys[i])
+				if got, err2 := fresh.KeyHash(); err != nil || err2 != nil || got != want {
+					t.Errorf("%d: KeyHash is another: %v, %v", i, err, err2)
+				}
 			}
 		}
 	}

@@ -1,7 +1,8 @@
-package tcg_test
+package tcg
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hmac"
@@ -12,8 +13,6 @@ import (
 	"math/big"
 	"testing"
 
-	"gangway/tcg"
-
 	"pgregory.net/rapid"
 )
 
@@ -22,12 +21,14 @@ func TestHMACIsThatOfTheStandardLibrary(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		key := rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(r, "key")
 		parts := rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 0, 300), 0, 5).Draw(r, "parts")
-		m := hmac.New(sha256.New, key)
-		for _, p := range parts {
-			m.Write(p)
-		}
-		if got := tcg.HMACSHA256(key, parts...); !bytes.Equal(got[:], m.Sum(nil)) {
-			r.Fatalf("%x", got)
+		for _, h := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+			m := hmac.New(h.New, key)
+			for _, p := range parts {
+				m.Write(p)
+			}
+			if got := hmacOf(h, key, parts...); !bytes.Equal(got, m.Sum(nil)) {
+				r.Fatalf("%v: %x", h, got)
+			}
 		}
 	})
 }
@@ -42,7 +43,7 @@ func TestKeyHashIsOfTheSubjectPublicKeyInfo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := tcg.KeyHash(key); err != nil || got != sha256.Sum256(der) {
+		if got, err := KeyHash(key); err != nil || got != sha256.Sum256(der) {
 			t.Errorf("%T: %x, %v", key, got, err)
 		}
 	}
@@ -65,7 +66,7 @@ func TestKeyHashIsOfTheSubjectPublicKeyInfo(t *testing.T) {
 			check(&rsa.PublicKey{N: n, E: e})
 		}
 	}
-	if _, err := tcg.KeyHash("no key"); err == nil {
+	if _, err := KeyHash("no key"); err == nil {
 		t.Error("a string was accepted as a key")
 	}
 }

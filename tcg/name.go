@@ -2,7 +2,6 @@ package tcg
 
 import (
 	"bytes"
-	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,7 +22,7 @@ const (
 
 // attribute is one AttributeTypeAndValue of a name (RFC 5280, 4.1.2.4).
 type attribute struct {
-	id    asn1.ObjectIdentifier
+	id    []byte // content of the OID in DER
 	tag   casn1.Tag
 	value []byte
 }
@@ -80,15 +79,33 @@ func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
 			}
 			last = element
 			var content cryptobyte.String
-			if !element.ReadASN1(&content, casn1.SEQUENCE) || !content.ReadASN1ObjectIdentifier(&a.id) ||
+			var id cryptobyte.String
+			if !element.ReadASN1(&content, casn1.SEQUENCE) || !content.ReadASN1(&id, casn1.OBJECT_IDENTIFIER) || !isOID(id) ||
 				!content.ReadAnyASN1(&value, &a.tag) || !content.Empty() {
 				return errors.New("unreadable attribute")
 			}
-			a.value = value
+			a.id, a.value = id, value
 			f(&a)
 		}
 	}
 	return nil
+}
+
+// isOID reports whether `b` is the content of an OID in DER (X.690, 8.19). It accepts the same OIDs
+// as ReadASN1ObjectIdentifier of cryptobyte, whose numbers have at most 31 bits, but it allocates
+// nothing.
+func isOID(b []byte) bool {
+	n, first := 0, true // the bits of the current number that were read; the next byte begins a number
+	for _, v := range b {
+		if first && v == 0x80 || n >= 1<<(31-7) {
+			return false
+		}
+		n = n<<7 | int(v&0x7F)
+		if first = v&0x80 == 0; first {
+			n = 0
+		}
+	}
+	return len(b) > 0 && first
 }
 
 // CanonicalName returns the DER Name with every text value encoded as UTF8String. Names that differ
@@ -120,14 +137,14 @@ func CanonicalName(der []byte) []byte {
 
 func addCanonical(b *cryptobyte.Builder, set cryptobyte.String) {
 	for !set.Empty() {
-		var content, value cryptobyte.String
+		var content, id, value cryptobyte.String
 		var a attribute
 		set.ReadASN1(&content, casn1.SEQUENCE)
-		content.ReadASN1ObjectIdentifier(&a.id)
+		content.ReadASN1(&id, casn1.OBJECT_IDENTIFIER)
 		content.ReadAnyASN1(&value, &a.tag)
 		a.value = value
 		b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1ObjectIdentifier(a.id)
+			b.AddASN1(casn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(id) })
 			if isText(a.tag) {
 				a.value, a.tag = []byte(a.text()), casn1.UTF8String
 			}
@@ -183,7 +200,7 @@ func relativeNames(der []byte) (out []string, err error) {
 			} else {
 				value = fmt.Sprintf("#%02x%x", uint8(a.tag), a.value)
 			}
-			attributes = append(attributes, fmt.Sprintf("%v=%q", a.id, value))
+			attributes = append(attributes, fmt.Sprintf("%x=%q", a.id, value))
 		}, func() {}); err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"strconv"
 )
 
 // MaxPublic is the largest TPMT_PUBLIC accepted, in bytes: an RSA 4096 key
@@ -122,11 +123,12 @@ func name(alg AlgID, data ...[]byte) ([]byte, error) {
 	if len(data) == 1 {
 		return appendHash(out, h, data[0]), nil
 	}
-	d := h.New()
+	var room [128]byte
+	all := room[:0]
 	for _, b := range data {
-		d.Write(b)
+		all = append(all, b...)
 	}
-	return d.Sum(out), nil
+	return appendHash(out, h, all), nil
 }
 
 // EndorsementQualifiedName computes the qualified name (Part 1, 16) of a primary key of the
@@ -203,9 +205,9 @@ func (c CurveID) curve() (elliptic.Curve, error) {
 	return nil, fmt.Errorf("tcg: curve 0x%04x is not allowed", uint16(c))
 }
 
-// Is reports whether `key` has the same public numbers as this public area. If so, later calls of
-// Key return `key` itself, because decoding a P-384 point a second time would take as long as a
-// signature.
+// Is reports whether `key` has the same public numbers as this public area. If so, and if it is an
+// ECC key, later calls of Key return `key` itself, because decoding a P-384 point a second time
+// would take as long as a signature.
 func (p *Public) Is(key crypto.PublicKey) bool {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
@@ -213,10 +215,16 @@ func (p *Public) Is(key crypto.PublicKey) bool {
 		if e == 0 {
 			e = 65537
 		}
-		if p.Type != AlgRSA || k.E != e || k.N.BitLen() != int(p.KeyBits) || !bytes.Equal(bytes.TrimLeft(p.Modulus, "\x00"), k.N.Bytes()) {
+		modulus := bytes.TrimLeft(p.Modulus, "\x00")
+		var room [512]byte // as long as the largest modulus that ParsePublic accepts
+		if p.Type != AlgRSA || k.E != e || k.N.BitLen() != int(p.KeyBits) || len(modulus) != (int(p.KeyBits)+7)/8 || len(modulus) > len(room) {
 			return false
 		}
+		return bytes.Equal(modulus, k.N.FillBytes(room[:len(modulus)]))
 	case *ecdsa.PublicKey:
+		if p.key == key {
+			return true
+		}
 		curve, err := p.Curve.curve()
 		if err != nil || p.Type != AlgECC || k.Curve != curve {
 			return false
@@ -231,18 +239,28 @@ func (p *Public) Is(key crypto.PublicKey) bool {
 			!bytes.Equal(bytes.TrimLeft(y, "\x00"), bytes.TrimLeft(p.Y, "\x00")) {
 			return false
 		}
-	default:
-		return false
+		p.key = key
+		return true
 	}
-	p.key = key
-	return true
+	return false
+}
+
+// IsCertified reports whether `e` is a certificate of this public area's key. It does the same as
+// Is, but usually compares bytes, and decodes no point of an elliptic curve.
+func (p *Public) IsCertified(e *EKCertificate) bool {
+	var room [maxSPKI]byte
+	if spki := p.appendSPKI(room[:0]); len(spki) > 0 && bytes.Equal(spki, e.Certificate.RawSubjectPublicKeyInfo) {
+		p.key = e.PublicKey // crypto/x509 has decoded this key from the same bytes
+		return true
+	}
+	return p.Is(e.PublicKey)
 }
 
 // Algorithm returns the kind of key in words for people: "ECDSA P-256", "RSA 2048".
 func (p *Public) Algorithm() string {
 	switch {
 	case p.Type == AlgRSA:
-		return fmt.Sprintf("RSA %d", p.KeyBits)
+		return "RSA " + strconv.Itoa(int(p.KeyBits))
 	case p.Type == AlgECC && p.Curve == CurveP256:
 		return "ECDSA P-256"
 	case p.Type == AlgECC && p.Curve == CurveP384:
@@ -253,6 +271,43 @@ func (p *Public) Algorithm() string {
 	return fmt.Sprintf("unknown (0x%04x)", uint16(p.Type))
 }
 
+// KeyHash returns the function KeyHash of the key. If the key is unusable, it returns the error of
+// Key.
+func (p *Public) KeyHash() ([32]byte, error) {
+	key, err := p.Key()
+	if err != nil {
+		return [32]byte{}, err
+	}
+	var room [maxSPKI]byte
+	if spki := p.appendSPKI(room[:0]); len(spki) > 0 {
+		return sha256.Sum256(spki), nil
+	}
+	return KeyHash(key)
+}
+
+// appendSPKI appends the SubjectPublicKeyInfo (DER) of a P-256 or P-384 key. For other kinds of
+// keys, and for coordinates that are too long, it appends nothing. It does not check whether the
+// point is on the curve.
+func (p *Public) appendSPKI(b []byte) []byte {
+	curve, err := p.Curve.curve()
+	if err != nil || p.Type != AlgECC {
+		return b
+	}
+	head, size := spkiHead(curve), (curve.Params().BitSize+7)/8
+	if head == "" || len(p.X) > size || len(p.Y) > size {
+		return b
+	}
+	b = append(append(b, head...), 4) // an uncompressed point
+	for _, v := range [][]byte{p.X, p.Y} {
+		b = append(b, make([]byte, size-len(v))...)
+		b = append(b, v...)
+	}
+	return b
+}
+
+// maxSPKI is more than the length of the longest SubjectPublicKeyInfo that begins with an spkiHead.
+const maxSPKI = 192
+
 // KeyHash returns the SHA-256 of a key's SubjectPublicKeyInfo (DER). The hub identifies an
 // endorsement key by this hash, which does not depend on the key's certificate or template.
 func KeyHash(key crypto.PublicKey) ([32]byte, error) {
@@ -262,7 +317,7 @@ func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 			if err != nil {
 				return [32]byte{}, fmt.Errorf("tcg: %w", err)
 			}
-			var b [192]byte
+			var b [maxSPKI]byte
 			return sha256.Sum256(append(append(b[:0], head...), point...)), nil
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/asn1"
 	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -70,11 +69,6 @@ func (e *EKCertificate) requiredKeyUsage() x509.KeyUsage {
 	return 0
 }
 
-var (
-	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
-	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
-)
-
 // readEncoding adds the quirks about encodings that DER forbids but crypto/x509 accepts. Other
 // programs refuse certificates with such encodings, so a maker may later replace these certificates
 // with corrected ones.
@@ -84,9 +78,8 @@ func (e *EKCertificate) readEncoding() {
 		eachAttribute(name, func(*attribute) {}, func() { e.quirk(QuirkSetOrder) })
 	}
 	for _, raw := range rawExtensions(c.RawTBSCertificate) {
-		var id asn1.ObjectIdentifier
-		var value cryptobyte.String
-		if !raw.ReadASN1ObjectIdentifier(&id) {
+		var id, value cryptobyte.String
+		if !raw.ReadASN1(&id, casn1.OBJECT_IDENTIFIER) {
 			continue
 		}
 		if raw.PeekASN1Tag(casn1.BOOLEAN) {
@@ -98,13 +91,13 @@ func (e *EKCertificate) readEncoding() {
 		if !raw.ReadASN1(&value, casn1.OCTET_STRING) {
 			continue
 		}
-		switch {
-		case id.Equal(oidBasicConstraints):
+		switch string(id) {
+		case derBasicConstraints:
 			var ca, seq cryptobyte.String
 			if value.ReadASN1(&seq, casn1.SEQUENCE) && seq.ReadASN1(&ca, casn1.BOOLEAN) && bytes.Equal(ca, []byte{0}) {
 				e.quirk(QuirkDefault)
 			}
-		case id.Equal(oidKeyUsage):
+		case derKeyUsage:
 			var bits cryptobyte.String
 			if value.ReadASN1(&bits, casn1.BIT_STRING) && len(bits) > 1 && bits[0] < 8 && bits[len(bits)-1]>>bits[0]&1 == 0 {
 				e.quirk(QuirkBits)
@@ -132,7 +125,7 @@ func rawExtensions(tbs []byte) []cryptobyte.String {
 			return nil
 		}
 	}
-	var out []cryptobyte.String
+	out := make([]cryptobyte.String, 0, 12) // most certificates have fewer extensions
 	for !list.Empty() {
 		var one cryptobyte.String
 		if !list.ReadASN1(&one, casn1.SEQUENCE) {

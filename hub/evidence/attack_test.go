@@ -131,6 +131,30 @@ func TestAcceptsEveryIdentityTemplate(t *testing.T) {
 	}
 }
 
+// The EK's point is not decoded if the EK certificate has the same point. A certificate of another
+// key, or an unreadable one, must not make a point acceptable that is not on the curve.
+func TestRejectsEKOffItsCurveWithAnyCertificate(t *testing.T) {
+	t.Parallel()
+	for _, ek := range []string{"H-2", "H-3", "H-4"} {
+		s := newScene(t)
+		d := must(fleet.New(s.maker, ek))(t)
+		good := s.request(t, d, fleet.RequestChange{})
+		if v := s.judge(good); !v.Accepted() {
+			t.Fatal(ek, v.Refusal.Reason)
+		}
+		off := fleet.RequestChange{CAData: func(c *wire.CAData) {
+			c.EKPublic = bytes.Clone(c.EKPublic)
+			c.EKPublic[len(c.EKPublic)-1] ^= 1 // the last byte of Y
+		}}
+		s.refused(t, s.request(t, d, off), "ek-malformed")
+		d.EKCert = s.victim.EKCert
+		s.refused(t, s.request(t, d, off), "ek-malformed")
+		d.EKCert = []byte("no certificate")
+		s.refused(t, s.request(t, d, off), "ek-malformed")
+		s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-certificate-malformed")
+	}
+}
+
 func TestRejectsEKCertificateOfAnotherTPM(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -149,18 +149,17 @@ func (r *Request) parseEK(public, certificate []byte) (err error) {
 	if r.EK, err = tcg.ParsePublic(public); err != nil {
 		return malformed("ek-malformed", "The EK's public area cannot be read", err)
 	}
-	key, err := r.EK.Key()
-	if err != nil {
+	var unreadable error
+	if certificate != nil {
+		if r.EKCertificate, unreadable = tcg.ParseEKCertificate(certificate); unreadable == nil {
+			r.EK.IsCertified(r.EKCertificate) // if so, the EK's point need not be decoded again
+		}
+	}
+	if r.EKHash, err = r.EK.KeyHash(); err != nil {
 		return malformed("ek-malformed", "The EK is unusable", err)
 	}
-	if r.EKHash, err = tcg.KeyHash(key); err != nil {
-		return malformed("ek-malformed", "The EK is unusable", err)
-	}
-	if certificate == nil {
-		return nil
-	}
-	if r.EKCertificate, err = tcg.ParseEKCertificate(certificate); err != nil {
-		return malformed("ek-certificate-malformed", "The EK certificate cannot be read", err)
+	if unreadable != nil {
+		return malformed("ek-certificate-malformed", "The EK certificate cannot be read", unreadable)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 // KnownChain does not judge the request: it only finds the certificates that the hub should store.
 func (in *Input) KnownChain(r *Request) (links [][]byte, ok bool) {
 	e, t := r.EKCertificate, in.Trust
-	if e == nil || !r.EK.Is(e.PublicKey) || checkIsEKCertificate(e) != nil {
+	if e == nil || !r.EK.IsCertified(e) || checkIsEKCertificate(e) != nil {
 		return nil, false
 	}
 	ca, err := in.chain(r)
@@ -62,7 +62,7 @@ func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request,
 	if err != nil {
 		return nil, err
 	}
-	if !r.EK.Is(e.PublicKey) {
+	if !r.EK.IsCertified(e) {
 		return nil, errors.New("evidence: the stored certificate belongs to another EK")
 	}
 	recalled := *r

@@ -246,7 +246,7 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if r.EK == nil { // VerifyCertificate found no template that makes the key
 		return "", refuse("ek-template", fmt.Sprintf("No template of the TCG EK Credential Profile makes a key like the EK certificate's (%s).", keyKind(r.EKCertificate.PublicKey)), hintTPM)
 	}
-	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
+	if r.EKCertificate != nil && !r.EK.IsCertified(r.EKCertificate) {
 		return "", refuse("ek-key-mismatch", "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed has been changed since the certificate was issued.",
 			"Send the EK of the certificate. If the seed was changed (TPM2_ChangeEPS), onboard with 'gangway-agent onboard --without-ek-certificate', and approve the machine.")
 	}
