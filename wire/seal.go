@@ -131,10 +131,9 @@ func Seal(k Keys, content []byte) ([]byte, error) { return AppendSealed(nil, k, 
 // AppendSealed appends the result of Seal to `b`. It allocates memory at most once, because all
 // sizes are known in advance.
 func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
-	var cek [keySize]byte
-	var nonce [nonceSize]byte
-	rand.Read(cek[:]) // never fails
-	rand.Read(nonce[:])
+	var random [keySize + nonceSize]byte
+	rand.Read(random[:]) // never fails
+	cek, nonce := [keySize]byte(random[:]), [nonceSize]byte(random[keySize:])
 	kek, err := aes.NewCipher(k.Wrapping)
 	if err != nil {
 		return nil, fmt.Errorf("seal reply: %w", err)

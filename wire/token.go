@@ -15,8 +15,6 @@ import (
 	"strings"
 
 	"gangway/internal/strictjson"
-
-	"golang.org/x/crypto/cryptobyte"
 )
 
 // SecretSize is the size of a join token's secret in bytes. In standard base64, the secret has 32
@@ -198,12 +196,18 @@ func OwnershipKey(secret []byte, tokenID string) (ed25519.PrivateKey, error) {
 // Pantacor resource name (prn), which begins with AccountPRN. The field idevid-name is the TPM name
 // of the IDevID key. A proof is valid only for this key, hub, owner and token.
 func OwnershipMessage(hubName, owner, tokenID string, idevidName []byte) []byte {
-	b := cryptobyte.NewBuilder(make([]byte, 0, 256))
-	b.AddBytes([]byte("gangway ownership v1\x00"))
-	for _, field := range [][]byte{[]byte(hubName), []byte(owner), []byte(tokenID), idevidName} {
-		b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(field) })
+	b := append(make([]byte, 0, 256), "gangway ownership v1\x00"...)
+	b = appendField(b, hubName)
+	b = appendField(b, owner)
+	b = appendField(b, tokenID)
+	return appendField(b, idevidName)
+}
+
+func appendField[T string | []byte](b []byte, field T) []byte {
+	if len(field) > 255 {
+		panic("wire: a field of an ownership proof is too long") // cannot happen: the parsers bound all fields
 	}
-	return b.BytesOrPanic() // cannot fail: the parsers bound all fields
+	return append(append(b, byte(len(field))), field...)
 }
 
 // HubNamesEqual compares two hub names in constant time.

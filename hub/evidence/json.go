@@ -3,6 +3,7 @@ package evidence
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 )
 
 // JSON encodes the verdict exactly as json.Marshal does. Almost every verdict accepts the request
@@ -47,25 +48,33 @@ func (v *Verdict) JSON() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
+// plain[c] is true if `c` is a printable ASCII character that encoding/json does not escape.
+var plain = func() (plain [256]bool) {
+	for c := ' '; c <= '~'; c++ {
+		plain[c] = !strings.ContainsRune(`"\<>&`, c)
+	}
+	return plain
+}()
+
 // appendJSONString appends the string `s` in the encoding of encoding/json. It calls encoding/json
 // only if `s` has a character that is not printable ASCII, or a character that encoding/json
 // escapes for HTML.
 func appendJSONString(b []byte, s string) []byte {
-	start := len(b)
+	start, done := len(b), 0 // s[:done] is in `b`
 	b = append(b, '"')
 	for i := range len(s) {
 		switch c := s[i]; {
+		case plain[c]:
 		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c < ' ' || c > '~' || c == '<' || c == '>' || c == '&':
+			b = append(append(b, s[done:i]...), '\\')
+			done = i
+		default:
 			whole, err := json.Marshal(s)
 			if err != nil {
 				panic(err) // encoding/json can encode every string
 			}
 			return append(b[:start], whole...)
-		default:
-			b = append(b, c)
 		}
 	}
-	return append(b, '"')
+	return append(append(b, s[done:]...), '"')
 }

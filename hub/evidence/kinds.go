@@ -31,12 +31,13 @@ const (
 // none of them is, for the key AnyMaker. The result `ok` is false if the map has none of these
 // keys.
 func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
-	for _, name := range append(names, AnyMaker) {
+	for _, name := range names {
 		if list, ok = k.Of[strings.ToLower(name)]; ok && name != "" {
 			return list, true
 		}
 	}
-	return nil, false
+	list, ok = k.Of[AnyMaker]
+	return list, ok
 }
 
 // pcClientKinds are the kinds that the PC Client Platform TPM Profile (4.5.2.1) requires makers to

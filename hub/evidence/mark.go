@@ -91,10 +91,8 @@ func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 const tagOther = 0
 
 func distinct(marks []Mark) (out []Mark) {
-	seen := map[string]bool{}
 	for _, m := range marks {
-		if !seen[m.Value] && len(out) < maxMarks {
-			seen[m.Value] = true
+		if len(out) < maxMarks && !slices.ContainsFunc(out, func(o Mark) bool { return o.Value == m.Value }) {
 			out = append(out, m)
 		}
 	}

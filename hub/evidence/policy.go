@@ -5,6 +5,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -78,7 +79,14 @@ type Rule struct {
 type Firmware uint64
 
 func (v Firmware) String() string {
-	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xFFFF, v>>16&0xFFFF, v&0xFFFF)
+	b := make([]byte, 0, len("65535.65535.65535.65535"))
+	for shift := 48; shift >= 0; shift -= 16 {
+		b = strconv.AppendUint(b, uint64(v)>>shift&0xFFFF, 10)
+		if shift > 0 {
+			b = append(b, '.')
+		}
+	}
+	return string(b)
 }
 
 // Listing is the result of looking up a request's EK in the hub's EK list and in the owner's EK
@@ -169,7 +177,7 @@ func checkSoftware(r *Request, in *Input) (string, *Refusal) {
 	for _, name := range names {
 		for _, allowed := range in.Policy.Software {
 			if name != "" && strings.EqualFold(name, allowed) {
-				return fmt.Sprintf("This is a software TPM (%s), and the policy allows %q by name.", kind, allowed), nil
+				return "This is a software TPM (" + kind + "), and the policy allows " + strconv.Quote(allowed) + " by name.", nil
 			}
 		}
 	}
@@ -218,7 +226,7 @@ func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 			then, why = Ask, why+", but the firmware version is known only after the second step"
 		}
 		if then == Accept {
-			words = append(words, fmt.Sprintf("By %s, %s.", rule.layer, why))
+			words = append(words, "By "+rule.layer+", "+why+".")
 			continue
 		}
 		if then < strictest {
@@ -323,7 +331,13 @@ func (rule *Rule) words() string {
 	if rule.FirmwareBelow != 0 {
 		about += fmt.Sprintf(" with firmware below %v", rule.FirmwareBelow)
 	}
-	s := map[Action]string{Refuse: about + " are refused", Ask: about + " must be approved by a person", Accept: about + " are accepted"}[rule.Then]
+	s := about + " are refused"
+	switch rule.Then {
+	case Ask:
+		s = about + " must be approved by a person"
+	case Accept:
+		s = about + " are accepted"
+	}
 	if rule.Reason != "" {
 		s += " (reason: " + strings.TrimRight(rule.Reason, ". ") + ")"
 	}

@@ -44,7 +44,7 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 	sent := func(link []byte) bool {
 		return slices.ContainsFunc(r.Chain, func(c []byte) bool { return bytes.Equal(c, link) })
 	}
-	x := &examined{r, known, slices.Concat(links...), !slices.ContainsFunc(links, sent)}
+	x := &examined{r, known, joined(links), !slices.ContainsFunc(links, sent)}
 	switch {
 	case !known:
 		return x, s.recall(ctx, v, r, input, check)
@@ -52,6 +52,14 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 		return x, nil
 	}
 	return x, s.keep(ctx, x, now)
+}
+
+// joined returns the concatenation of certificates. It copies nothing if there is only one.
+func joined(links [][]byte) []byte {
+	if len(links) == 1 {
+		return links[0]
+	}
+	return slices.Concat(links...)
 }
 
 type checker func(*evidence.Verdict, *evidence.Request, *evidence.Input)
@@ -112,11 +120,12 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
 	ctx, span := step.Begin(ctx, "evidence.verify")
 	defer span.End()
-	before := evidence.Verdict{Checks: slices.Clone(v.Checks), Notes: slices.Clone(v.Notes)}
-	check(v, r, in)
 	if s.Online == nil || r.EKCertificate == nil {
+		check(v, r, in)
 		return
 	}
+	before := evidence.Verdict{Checks: slices.Clone(v.Checks), Notes: slices.Clone(v.Notes)}
+	check(v, r, in)
 	leaf := r.EKCertificate.Certificate
 	if v.Failed("ek-chain") && !v.HasCode(evidence.CodeDistrusted) {
 		if r.KeysOnly() {

@@ -181,7 +181,7 @@ func (m *maker) writeSeal(dir string) error {
 // `hub` is the name of the CA's hub. The certificate is valid from `now`, and never expires. For the
 // TLS CA, whose certificate must expire, the caller changes NotAfter.
 func (a authority) template(hub string, key *ecdsa.PublicKey, now time.Time) (*x509.Certificate, error) {
-	_, keyID, err := publicKeyInfo(key)
+	keyID, err := new(buffer).publicKeyInfo(key)
 	if err != nil {
 		return nil, err
 	}

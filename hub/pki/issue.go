@@ -156,10 +156,6 @@ const certificateSize = 1024
 // functions `subject` and `extensions` write the parts that depend on the kind of the certificate.
 // `issue` does not verify its signature, because every peer verifies it.
 func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
-	spki, keyID, err := publicKeyInfo(pub)
-	if err != nil {
-		return nil, err
-	}
 	b := make(buffer, 0, certificateSize)
 	certificate := b.open(tagSequence)
 	tbs := b.open(tagSequence)
@@ -177,7 +173,10 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	name := b.open(tagSequence)
 	subject(&b)
 	b.close(name)
-	b.add(spki)
+	keyID, err := b.publicKeyInfo(pub)
+	if err != nil {
+		return nil, err
+	}
 	context := b.open(tagContext3Constructed)
 	list := b.open(tagSequence)
 	extensions(&b)
@@ -192,9 +191,7 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 
 	// The buffer does not contain the length of the outer SEQUENCE yet, because `close` inserts it
 	// later. So the bytes after the start of the SEQUENCE are exactly the TBSCertificate.
-	digest := i.hash.New()
-	digest.Write(b[certificate:])
-	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)
+	sig, err := i.key.Sign(rand.Reader, i.digest(b[certificate:]), i.hash)
 	if err != nil {
 		return nil, fmt.Errorf("pki: signing: %w", err)
 	}
@@ -202,6 +199,17 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	b.value(tagBitString, []byte{0}, sig)
 	b.close(certificate)
 	return b, nil
+}
+
+// digest returns the hash of a message that the CA signs.
+func (i *issuer) digest(message []byte) []byte {
+	if i.hash == crypto.SHA256 {
+		sum := sha256.Sum256(message)
+		return sum[:]
+	}
+	d := i.hash.New()
+	d.Write(message)
+	return d.Sum(nil)
 }
 
 // serialNumber returns the value bytes of an INTEGER of 128 random bits. The number is positive and
@@ -297,49 +305,49 @@ func (b *buffer) altName(hwSerial []byte, uri string) {
 	})
 }
 
-// publicKeyInfo encodes an allowed public key as a SubjectPublicKeyInfo. The result `keyID` is the
+// publicKeyInfo writes the SubjectPublicKeyInfo of an allowed public key. The result `keyID` is the
 // key's identifier: the first 160 bits of the SHA-256 of the key (RFC 7093, 2, method 1).
-func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error) {
+func (b *buffer) publicKeyInfo(pub crypto.PublicKey) (keyID [20]byte, err error) {
 	var bits []byte
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
 		if k == nil {
-			return nil, keyID, errors.New("pki: the public key is missing")
+			return keyID, errors.New("pki: the public key is missing")
 		}
 		algorithm, ok := curveAlgorithm[k.Curve]
 		if !ok {
-			return nil, keyID, errors.New("pki: the key's curve is not allowed; use P-256, P-384 or P-521")
+			return keyID, errors.New("pki: the key's curve is not allowed; use P-256, P-384 or P-521")
 		}
 		if bits, err = k.Bytes(); err != nil {
-			return nil, keyID, fmt.Errorf("pki: %w", err)
+			return keyID, fmt.Errorf("pki: %w", err)
 		}
-		b := make(buffer, 0, 160)
 		info := b.open(tagSequence)
 		b.add(algorithm)
 		b.value(tagBitString, []byte{0}, bits)
 		b.close(info)
-		spki = b
 	case *rsa.PublicKey:
 		if k == nil || k.N == nil {
-			return nil, keyID, errors.New("pki: the public key is missing")
+			return keyID, errors.New("pki: the public key is missing")
 		}
 		if n := k.N.BitLen(); n < 2048 || n > 4096 || k.N.Sign() < 0 {
-			return nil, keyID, fmt.Errorf("pki: an RSA key of %d bits is not allowed; use 2048 to 4096 bits", n)
+			return keyID, fmt.Errorf("pki: an RSA key of %d bits is not allowed; use 2048 to 4096 bits", n)
 		}
 		// TPM 2.0 Library, Part 2, 12.2.3.5: an exponent is an odd prime of at most 32 bits.
 		// crypto/x509 does not read certificates with an exponent of more than 31 bits.
 		if k.N.Bit(0) == 0 || k.E < 3 || k.E > 1<<31-1 || k.E&1 == 0 {
-			return nil, keyID, errors.New("pki: the RSA key's modulus or exponent is not valid")
+			return keyID, errors.New("pki: the RSA key's modulus or exponent is not valid")
 		}
 		bits = x509.MarshalPKCS1PublicKey(k)
-		if spki, err = x509.MarshalPKIXPublicKey(k); err != nil {
-			return nil, keyID, fmt.Errorf("pki: %w", err)
+		spki, err := x509.MarshalPKIXPublicKey(k)
+		if err != nil {
+			return keyID, fmt.Errorf("pki: %w", err)
 		}
+		b.add(spki)
 	default:
-		return nil, keyID, fmt.Errorf("pki: a key of type %T is not allowed", pub)
+		return keyID, fmt.Errorf("pki: a key of type %T is not allowed", pub)
 	}
 	sum := sha256.Sum256(bits)
-	return spki, [20]byte(sum[:]), nil
+	return [20]byte(sum[:]), nil
 }
 
 // curveAlgorithm maps a curve to the AlgorithmIdentifier of its keys (RFC 5480, 2.1.1).
