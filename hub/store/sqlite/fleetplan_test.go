@@ -102,10 +102,13 @@ func fewInState(name string) bool {
 func (s *Store) steps(t *testing.T) (operations, scanned, sorted int32) {
 	t.Helper()
 	for range s.readers.connections() {
-		c := <-s.readers.idle
+		c, err := s.readers.take(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.readers.give(c)
 		o, n, m := c.steps()
 		operations, scanned, sorted = operations+o, scanned+n, sorted+m
-		s.readers.idle <- c
 	}
 	return operations, scanned, sorted
 }

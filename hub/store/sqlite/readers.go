@@ -15,27 +15,29 @@ import (
 // each further one when a caller finds none idle.
 type readers struct {
 	open   func() (*conn, error)
-	size   int        // the maximum number of connections
-	idle   chan *conn // the connections that no call uses at the moment
+	size   int // the maximum number of connections
 	closed chan struct{}
 
 	opening sync.WaitGroup
 	mu      sync.Mutex
 	all     []*conn // guarded by mu: all connections
-	pending bool    // guarded by mu: a connection is being opened
-	ended   bool    // guarded by mu: no connection may be opened any more
+	// `idle` has the connections that no call uses at the moment. The last one was used last, and is
+	// used next, because much of its memory may still be in the processor's caches.
+	idle    []*conn      // guarded by mu
+	waiting []chan *conn // guarded by mu: a channel for each call that waits for a connection; oldest first
+	pending bool         // guarded by mu: a connection is being opened
+	ended   bool         // guarded by mu: no connection may be opened any more
 }
 
 func openReaders(path string, n int) (*readers, error) {
-	r := &readers{size: n, idle: make(chan *conn, n), closed: make(chan struct{}), open: func() (*conn, error) {
+	r := &readers{size: n, closed: make(chan struct{}), open: func() (*conn, error) {
 		return openConn(path, "", "query_only = ON", "cache_size = -8192", "temp_store = MEMORY")
 	}}
 	c, err := r.open()
 	if err != nil {
 		return nil, err
 	}
-	r.all = append(r.all, c)
-	r.idle <- c
+	r.all, r.idle = []*conn{c}, []*conn{c}
 	return r, nil
 }
 
@@ -50,30 +52,66 @@ func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 		return sqlstore.ErrClosed
 	default:
 	}
-	select {
-	case c := <-r.idle:
-		defer func() { r.idle <- c }()
-		return f(c)
-	default:
-		r.grow()
+	c, err := r.take(ctx, r.closed)
+	if err != nil {
+		return err
 	}
+	defer r.give(c)
+	return f(c)
+}
+
+// The method `take` returns a connection that no other call uses. The caller must give it back. If
+// there is no such connection, `take` waits until `ctx` ends, or until the channel `closed` is
+// closed.
+func (r *readers) take(ctx context.Context, closed <-chan struct{}) (*conn, error) {
+	r.mu.Lock()
+	if last := len(r.idle) - 1; last >= 0 {
+		c := r.idle[last]
+		r.idle = r.idle[:last]
+		r.mu.Unlock()
+		return c, nil
+	}
+	turn := make(chan *conn, 1)
+	r.waiting = append(r.waiting, turn)
+	r.grow()
+	r.mu.Unlock()
+	var err error
 	select {
-	case c := <-r.idle:
-		defer func() { r.idle <- c }()
-		return f(c)
+	case c := <-turn:
+		return c, nil
 	case <-ctx.Done():
-		return ctx.Err()
-	case <-r.closed:
-		return sqlstore.ErrClosed
+		err = ctx.Err()
+	case <-closed:
+		err = sqlstore.ErrClosed
 	}
+	r.mu.Lock()
+	i := slices.Index(r.waiting, turn)
+	if i >= 0 {
+		r.waiting = slices.Delete(r.waiting, i, i+1)
+	}
+	r.mu.Unlock()
+	if i < 0 { // the call has got a connection meanwhile
+		r.give(<-turn)
+	}
+	return nil, err
+}
+
+// The method `give` gives a connection to the call that has waited longest, or makes it idle.
+func (r *readers) give(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting) > 0 {
+		r.waiting[0] <- c // does not block: the channel has room for one connection
+		r.waiting = slices.Delete(r.waiting, 0, 1)
+		return
+	}
+	r.idle = append(r.idle, c)
 }
 
 // grow starts to open one more connection in the background, if there are fewer than allowed. If
 // this fails, for example because the process has too many open files, callers wait for an existing
-// connection, and a later call of grow tries again.
+// connection, and a later call of grow tries again. The caller holds r.mu.
 func (r *readers) grow() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.ended || r.pending || len(r.all) == r.size {
 		return
 	}
@@ -81,11 +119,13 @@ func (r *readers) grow() {
 	r.opening.Go(func() {
 		c, err := r.open()
 		r.mu.Lock()
-		defer r.mu.Unlock()
 		r.pending = false
 		if err == nil {
 			r.all = append(r.all, c)
-			r.idle <- c // does not block: the channel has room for r.size connections
+		}
+		r.mu.Unlock()
+		if err == nil {
+			r.give(c)
 		}
 	})
 }
@@ -123,8 +163,11 @@ func (r *readers) close() error {
 	r.opening.Wait()
 	var errs []error
 	for range r.connections() {
-		c := <-r.idle
-		errs = append(errs, c.close())
+		c, err := r.take(context.Background(), nil)
+		if err == nil {
+			err = c.close()
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

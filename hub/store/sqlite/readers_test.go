@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +70,69 @@ func TestReadersAreOpenedWhenTheyAreNeeded(t *testing.T) {
 	}
 	if err := r.do(t.Context(), func(*conn) error { return nil }); !errors.Is(err, sqlstore.ErrClosed) {
 		t.Errorf("after close: %v", err)
+	}
+}
+
+// The connection that was used last is used next.
+func TestReadersUseTheSameConnectionAgain(t *testing.T) {
+	t.Parallel()
+	r := newReaders(t, 3)
+	readAtOnce(t, r, 3, func() {})
+	var last *conn
+	for range 10 {
+		if err := r.do(t.Context(), func(c *conn) error {
+			if last != nil && c != last {
+				t.Error("another connection")
+			}
+			last = c
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := r.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A connection is used by one read at a time, and reads that stop waiting lose no connection.
+func TestReadsThatStopWaitingLoseNoConnection(t *testing.T) {
+	t.Parallel()
+	r := newReaders(t, 2)
+	var mu sync.Mutex
+	using := map[*conn]bool{}
+	var reading sync.WaitGroup
+	for i := range 8 {
+		reading.Go(func() {
+			for j := range 500 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration((i*500+j)%40)*time.Microsecond)
+				err := r.do(ctx, func(c *conn) error {
+					mu.Lock()
+					if using[c] {
+						t.Error("two reads use the same connection")
+					}
+					using[c] = true
+					mu.Unlock()
+					time.Sleep(10 * time.Microsecond)
+					mu.Lock()
+					using[c] = false
+					mu.Unlock()
+					return nil
+				})
+				if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+					t.Error(err)
+				}
+				cancel()
+			}
+		})
+	}
+	reading.Wait()
+	r.opening.Wait()
+	if idle, all := len(r.idle), len(r.all); idle != all || len(r.waiting) != 0 {
+		t.Fatalf("%d of %d connections are idle, and %d reads wait", idle, all, len(r.waiting))
+	}
+	if err := r.close(); err != nil {
+		t.Error(err)
 	}
 }
 
