@@ -261,7 +261,7 @@ var (
 // earlier connection. In two cases, checkBoot uses the device's last measurement on any connection:
 // if the request has a token and no client certificate, or if it came through a proxy.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
-	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
+	rules, err := s.cfg.Onboard.PolicyAt(r.Context(), d.ConfigVersion, d.Owner)
 	if err != nil || !rules.RequireBoot && len(rules.BootParts) == 0 {
 		return err
 	}

@@ -132,6 +132,11 @@ func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, e
 	if err != nil {
 		return policy.Effective{}, err
 	}
+	return s.PolicyAt(ctx, version, owner)
+}
+
+// PolicyAt is like Policy, for a caller that has read the config version for the same request.
+func (s *Service) PolicyAt(ctx context.Context, version int64, owner string) (policy.Effective, error) {
 	f, err := s.inForce(ctx, version, owner)
 	if err != nil {
 		return policy.Effective{}, err

@@ -41,6 +41,9 @@ type Device struct {
 	Deleted      bool
 	// BootRequested means that the owner has requested a boot measurement: see Boots.RequestBoot.
 	BootRequested bool
+	// ConfigVersion is the config version at the time when the device was read: see Config. Only
+	// BareDevice and DeviceByCertificate set it.
+	ConfigVersion int64
 }
 
 // DeviceFilter selects devices. An empty field does not restrict the selection.
@@ -59,12 +62,13 @@ type Devices interface {
 	// Device finds a device by its id. ErrNotFound: no device has this id, or it was deleted.
 	Device(ctx context.Context, id string) (Device, error)
 	// BareDevice is like Device, but faster: it returns the device as DeviceByCertificate does,
-	// without its metadata.
+	// without its metadata, and with the config version.
 	BareDevice(ctx context.Context, id string) (Device, error)
 	// DeviceByCertificate finds the device whose Active enrolment has an IDevID certificate with
 	// this SHA-256, unless the device was deleted. It must be fast, because the hub calls it for
 	// every request of a device. So it returns the device without its metadata: UserMeta,
-	// DeviceMeta and Unreadable are nil.
+	// DeviceMeta and Unreadable are nil. Because the hub needs the config version for the same
+	// requests, it returns the version too.
 	DeviceByCertificate(ctx context.Context, idevid Hash) (Device, error)
 	DeviceByNick(ctx context.Context, owner, nick string) (Device, error)
 	// Devices lists at most `limit` devices of an owner (0: 100; at most 1000) that are not

@@ -22,6 +22,8 @@ var mayorder = map[string]bool{
 	// Only few tokens have the same nick, because an owner has at most store.MaxJoinTokens tokens.
 	"tokens by nick": true,
 	"hub's makers":   true, // a row for each maker of TPMs
+	// These sort the steps of one page, which an index has found in their order.
+	"steps": true, "open steps": true,
 }
 
 // Every statement finds its rows by an index, and reads them in the order of the result, so that
@@ -41,6 +43,7 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 	}
 	all := sqlstore.FleetStatements()
 	maps.Copy(all, sqlstore.RemovalStatements())
+	maps.Copy(all, sqlstore.RequestStatements())
 	for name, s := range all {
 		plan := explain(t, pg, s)
 		for _, fault := range faults(plan, mayorder[name]) {
@@ -100,6 +103,7 @@ const fillForPlans = `SET session_replication_role = replica; SET synchronous_co
 		prod_serial, key_algorithm, addr, since, last_seen, expires, decided_by, decided, verdict, request)
 	SELECT owner, hash, id, 't', CASE WHEN i % 10 = 0 THEN 'w' ELSE 'a' END, '[]', CASE WHEN i % 2 = 0 THEN '[]' ELSE '["c"]' END, hash,
 		'', '', '', '', '', '', '', i, i, i, '', 0, hash, hash FROM i;
+	INSERT INTO trails SELECT id, owner, 1, 0, i, i FROM i;
 	INSERT INTO steps (device, owner, rev, status, step_time, progress_time, modified, state_sum, committer, commit_msg, progress, meta, state)
 	SELECT id, owner, i % 2, 'DONE', i, i, i, hash, '', '', '', '', '' FROM i;
 	INSERT INTO log_batches SELECT i, 1, id, owner, i, 1, hash FROM i;
@@ -115,6 +119,7 @@ func faults(plan []string, mayOrder bool) (list []string) {
 		step := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "->"))
 		switch {
 		case strings.HasPrefix(step, "Seq Scan on hub_counts"): // a row for each maker of TPMs
+		case strings.HasPrefix(step, "Seq Scan on config_version"): // one row
 		case strings.HasPrefix(step, "Seq Scan"), strings.HasPrefix(step, "Hash Join"), strings.HasPrefix(step, "Merge Join"):
 			list = append(list, step)
 		case (strings.HasPrefix(step, "Sort  (") || strings.HasPrefix(step, "Incremental Sort  (")) && !mayOrder:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,7 +42,9 @@ func emptyDatabase(t *testing.T) *sql.DB {
 func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 	t.Parallel()
 	db := emptyDatabase(t)
-	for name, st := range sqlstore.FleetStatements() {
+	all := sqlstore.FleetStatements()
+	maps.Copy(all, sqlstore.RequestStatements())
+	for name, st := range all {
 		args := make([]any, strings.Count(st.SQLite, "?"))
 		for i := range args {
 			args[i] = 1
@@ -69,6 +72,9 @@ func TestFleetQueriesUseTheirIndexes(t *testing.T) {
 			}
 			if strings.HasPrefix(table, "json_each VIRTUAL TABLE") || strings.HasPrefix(table, "v VIRTUAL TABLE") {
 				scans = false // the rows are the list that the statement has as an argument
+			}
+			if table == "config_version" { // it has one row
+				scans = false
 			}
 			sorts := strings.Contains(step, "TEMP B-TREE")
 			whole := strings.Contains(step, "devices_nick") // a query with this index reads all devices of an owner

@@ -14,14 +14,15 @@ const (
 	(SELECT b.requested FROM boot_devices b WHERE b.device = d.id)`
 	// The last two columns, user_meta and device_meta, are slower to read than the others.
 	deviceColumns = bareColumns + `, d.user_meta, d.device_meta `
+	withVersion   = `, (SELECT version FROM config_version)`
 	deviceByID    = ` FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ? AND d.deleted = 0`
 )
 
 var (
 	selectDevice     = prepared(deviceColumns + deviceByID)
-	selectBareDevice = prepared(bareColumns + deviceByID)
+	selectBareDevice = prepared(bareColumns + withVersion + deviceByID)
 	// CROSS JOIN makes SQLite read the row of enrolments first.
-	selectDeviceByIDevID = prepared(bareColumns + ` FROM enrolments e CROSS JOIN devices d
+	selectDeviceByIDevID = prepared(bareColumns + withVersion + ` FROM enrolments e CROSS JOIN devices d
 		ON d.id = e.device AND d.enrolment = e.id
 		WHERE e.idevid_hash = ? AND e.state = 'a' AND d.deleted = 0`)
 	selectDevices = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
@@ -53,12 +54,12 @@ func (s *Store) Device(ctx context.Context, id string) (store.Device, error) {
 
 // BareDevice implements store.Devices.
 func (s *Store) BareDevice(ctx context.Context, id string) (store.Device, error) {
-	return s.oneDevice(ctx, readBareDevice, selectBareDevice, id)
+	return s.oneDevice(ctx, readVersionedDevice, selectBareDevice, id)
 }
 
 // DeviceByCertificate implements store.Devices.
 func (s *Store) DeviceByCertificate(ctx context.Context, idevid store.Hash) (store.Device, error) {
-	return s.oneDevice(ctx, readBareDevice, selectDeviceByIDevID, idevid[:])
+	return s.oneDevice(ctx, readVersionedDevice, selectDeviceByIDevID, idevid[:])
 }
 
 func (s *Store) oneDevice(ctx context.Context, read func(*Row) store.Device, query *Statement, args ...any) (d store.Device, err error) {
@@ -131,6 +132,13 @@ func readBareDevice(r *Row) store.Device {
 		// NULL, and so false, before the first boot measurement or request.
 		BootRequested: r.bool(),
 	}
+}
+
+// readVersionedDevice reads a device without its metadata, and the config version.
+func readVersionedDevice(r *Row) store.Device {
+	d := readBareDevice(r)
+	d.ConfigVersion = r.int64()
+	return d
 }
 
 // setMetas decodes a device's user-meta and device-meta from their columns.

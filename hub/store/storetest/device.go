@@ -29,9 +29,24 @@ var deviceTests = []test{
 			f.Errorf("%+v", want)
 		}
 		want.UserMeta, want.DeviceMeta = nil, nil
+		want.ConfigVersion, err = f.ConfigVersion(f.ctx)
+		f.must(err)
 		got, err := f.BareDevice(f.ctx, d.ID)
 		f.must(err)
 		equal(f, "device", got, want)
+	}},
+	{"IdentifiedWithTheConfigVersion", func(f *fixture) {
+		d := f.onboard(Machine{Name: "one"}, f.token)
+		for n := range 2 {
+			f.must(f.PutPolicy(f.ctx, store.Policy{Owner: f.owner.ID, Text: fmt.Sprint("version: ", n), Updated: Epoch}))
+			version, err := f.ConfigVersion(f.ctx)
+			f.must(err)
+			byID, err := f.BareDevice(f.ctx, d.ID)
+			f.must(err)
+			byCertificate, err := f.DeviceByCertificate(f.ctx, d.IDevIDHash)
+			f.must(err)
+			equal(f, "config versions", []int64{byID.ConfigVersion, byCertificate.ConfigVersion}, []int64{version, version})
+		}
 	}},
 	{"ListedByNickInPages", func(f *fixture) {
 		for _, name := range []string{"c", "a", "e", "b", "d"} {
