@@ -51,7 +51,7 @@ func (a *attribute) text() string {
 			return string(runes)
 		}
 	}
-	return string(bytes.ToValidUTF8(a.value, []byte("\uFFFD")))
+	return strings.ToValidUTF8(string(a.value), "\uFFFD")
 }
 
 // eachAttribute calls the function `f` for each attribute of a DER Name, in order. It calls the

@@ -289,8 +289,11 @@ func (p *Public) KeyHash() ([32]byte, error) {
 // keys, and for coordinates that are too long, it appends nothing. It does not check whether the
 // point is on the curve.
 func (p *Public) appendSPKI(b []byte) []byte {
+	if p.Type != AlgECC {
+		return b
+	}
 	curve, err := p.Curve.curve()
-	if err != nil || p.Type != AlgECC {
+	if err != nil {
 		return b
 	}
 	head, size := spkiHead(curve), (curve.Params().BitSize+7)/8

@@ -99,12 +99,16 @@ func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []b
 // asn1 encodes R and S as the Ecdsa-Sig-Value of RFC 3279 2.2.3. R and S have at most 66 bytes
 // each, so the sequence's length takes at most two bytes.
 func (s *Signature) asn1() []byte {
-	content := appendUnsigned(make([]byte, 0, 144), s.R)
-	content = appendUnsigned(content, s.S)
-	if len(content) < 0x80 {
-		return append([]byte{0x30, byte(len(content))}, content...)
+	const head = 3
+	b := appendUnsigned(make([]byte, head, head+144), s.R)
+	b = appendUnsigned(b, s.S)
+	n := byte(len(b) - head)
+	if n < 0x80 {
+		b[1], b[2] = 0x30, n
+		return b[1:]
 	}
-	return append([]byte{0x30, 0x81, byte(len(content))}, content...)
+	b[0], b[1], b[2] = 0x30, 0x81, n
+	return b
 }
 
 // appendUnsigned appends a big-endian unsigned number as an ASN.1 INTEGER.

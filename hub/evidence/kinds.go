@@ -58,17 +58,17 @@ var defaultKinds = map[string][]string{
 // and for EKs without a certificate.
 func checkKind(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	t := tcg.Match(tcg.EKTemplates, r.EK)
-	names := []string{NoMaker}
+	names := make([]string, 0, 5)
 	if e := r.EKCertificate; e != nil {
 		_, software := software(e)
-		names = append([]string{e.Model, e.Manufacturer}, software...)
-		if e.Manufacturer == "" {
-			names = append(names, NoMaker)
-		}
+		names = append(append(names, e.Model, e.Manufacturer), software...)
 	}
-	as := [][]string{names}
-	if !v.trusted(r) {
-		as = append(as, []string{NoMaker})
+	if r.Maker() == "" {
+		names = append(names, NoMaker)
+	}
+	as := [][]string{names, {NoMaker}}
+	if v.trusted(r) {
+		as = as[:1]
 	}
 	listed := false
 	for i := range in.Policy.EKKinds {
