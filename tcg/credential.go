@@ -117,12 +117,8 @@ func kdfa(h crypto.Hash, key []byte, label string, contextU []byte, bits int) []
 
 // hmacOf returns the HMAC of the concatenated `parts` with the hash `h`.
 func hmacOf(h crypto.Hash, key []byte, parts ...[]byte) []byte {
-	switch h {
-	case crypto.SHA256:
+	if h == crypto.SHA256 {
 		sum := HMACSHA256(key, parts...)
-		return sum[:]
-	case crypto.SHA384:
-		sum := hmacSHA384(key, parts...)
 		return sum[:]
 	}
 	m := hmac.New(h.New, key)

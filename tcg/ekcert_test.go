@@ -22,6 +22,25 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
+// pointFor makes a key on the curve of an ECC public area. The second result is its uncompressed
+// point.
+func pointFor(t *testing.T, p *Public) (*ecdsa.PrivateKey, []byte) {
+	t.Helper()
+	curve, err := p.Curve.curve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := k.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, b
+}
+
 // A point that is not on its curve has no hash, and is not the key of any certificate.
 func TestRejectsPointOffItsCurve(t *testing.T) {
 	t.Parallel()
@@ -30,18 +49,7 @@ func TestRejectsPointOffItsCurve(t *testing.T) {
 			continue
 		}
 		p := tmpl.Public
-		curve, err := p.Curve.curve()
-		if err != nil {
-			t.Fatal(err)
-		}
-		k, err := ecdsa.GenerateKey(curve, rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := k.PublicKey.Bytes()
-		if err != nil {
-			t.Fatal(err)
-		}
+		k, b := pointFor(t, &p)
 		spki, err := x509.MarshalPKIXPublicKey(&k.PublicKey)
 		if err != nil {
 			t.Fatal(err)
@@ -273,18 +281,7 @@ func TestIsAgreesWithTheKeys(t *testing.T) {
 				p.Modulus = k.N.Bytes()
 				keys = append(keys, &k.PublicKey)
 			default:
-				curve, err := p.Curve.curve()
-				if err != nil {
-					t.Fatal(err)
-				}
-				k, err := ecdsa.GenerateKey(curve, rand.Reader)
-				if err != nil {
-					t.Fatal(err)
-				}
-				b, err := k.PublicKey.Bytes()
-				if err != nil {
-					t.Fatal(err)
-				}
+				k, b := pointFor(t, &p)
 				half := (len(b) - 1) / 2
 				p.X, p.Y = bytes.TrimLeft(b[1:1+half], "\x00"), b[1+half:]
 				keys = append(keys, &k.PublicKey)

@@ -1,9 +1,6 @@
 package tcg
 
-import (
-	"crypto/sha256"
-	"crypto/sha512"
-)
+import "crypto/sha256"
 
 // HMACSHA256 is HMAC-SHA256 (RFC 2104) of the concatenated parts. The result equals the result of
 // crypto/hmac. HMACSHA256 keeps no hash state on the heap, because each enrolment computes nine
@@ -31,30 +28,4 @@ func HMACSHA256(key []byte, parts ...[]byte) [sha256.Size]byte {
 	}
 	copy(outer[sha256.BlockSize:], sum[:])
 	return sha256.Sum256(outer[:])
-}
-
-// hmacSHA384 is HMAC-SHA384, and the same as HMACSHA256 otherwise.
-func hmacSHA384(key []byte, parts ...[]byte) [sha512.Size384]byte {
-	if len(key) > sha512.BlockSize {
-		short := sha512.Sum384(key)
-		return hmacSHA384(short[:], parts...)
-	}
-	var room [3 * sha512.BlockSize]byte
-	inner := room[:sha512.BlockSize]
-	copy(inner, key)
-	for i := range inner {
-		inner[i] ^= 0x36
-	}
-	for _, p := range parts {
-		inner = append(inner, p...)
-	}
-	sum := sha512.Sum384(inner)
-
-	var outer [sha512.BlockSize + sha512.Size384]byte
-	copy(outer[:], key)
-	for i := range sha512.BlockSize {
-		outer[i] ^= 0x5C
-	}
-	copy(outer[sha512.BlockSize:], sum[:])
-	return sha512.Sum384(outer[:])
 }
