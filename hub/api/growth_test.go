@@ -284,6 +284,7 @@ func TestDeviceThatOnboardsWithoutEndKeepsTheHubSmall(t *testing.T) {
 	}
 	t.Parallel()
 	s := newScene(t)
+	day := s.Now().UTC().Format(time.DateOnly)
 	again := func(times int) {
 		t.Helper()
 		for range times {
@@ -299,7 +300,10 @@ func TestDeviceThatOnboardsWithoutEndKeepsTheHubSmall(t *testing.T) {
 		t.Errorf("20 more onboardings of one device grow the database by %d bytes", grown)
 	}
 	if is := must(s.Store.Events(t.Context(), store.EventFilter{Kind: "device.activated"}))(t); len(is) != 2 {
-		t.Errorf("%d rows of the trail", len(is))
+		// The hub counts the onboardings of each day in one row.
+		if len(is) != 3 || s.Now().UTC().Format(time.DateOnly) == day {
+			t.Errorf("%d rows of the trail", len(is))
+		}
 	}
 	if n := len(s.Devices(t, s.Owner)); n != 1 {
 		t.Errorf("%d devices", n)
