@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -196,9 +197,11 @@ func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	if f.Statuses, err = trail.ParseStatuses(filter); err != nil {
 		return problem(http.StatusBadRequest, "filter", "See /openapi.json for the filters.", "\"progress.status\" is not valid: %v.", err)
 	}
-	list, err := s.cfg.Store.Revisions(r.Context(), f)
-	if err != nil {
-		return err
+	var list []store.Revision
+	if !d.Idle || slices.ContainsFunc(f.Statuses, trail.Status.Final) {
+		if list, err = s.cfg.Store.Revisions(r.Context(), f); err != nil {
+			return err
+		}
 	}
 	views := make([]RevisionView, len(list))
 	for i, revision := range list {

@@ -247,6 +247,40 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	}
 }
 
+// A device that polls with an access token gets the open revisions. While it has none, the hub
+// answers without a second read, but still finds final revisions if the filter names them.
+func TestPollWithATokenFindsOpenRevisions(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	poller := *f.person(t, "")
+	poller.token = want[struct{ Token string }](f.boat, "POST", "/auth/x509/login", nil, 200).Token
+	poll := func(when, query string, revs ...int) {
+		t.Helper()
+		var got []int
+		for _, s := range want[[]api.RevisionView](&poller, "GET", "/trails/"+f.boatID+"/steps"+query, nil, 200) {
+			got = append(got, s.Rev)
+		}
+		if !slices.Equal(got, revs) {
+			t.Errorf("%s: steps%s: revisions %v, want %v", when, query, got, revs)
+		}
+	}
+	const done = "?progress.status=DONE"
+	poll("idle", "")
+	poll("idle", done, 0)
+	rev := post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev
+	poll("a new revision", "", rev)
+	poll("a new revision", done, 0)
+	want[json.RawMessage](&poller, "PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", f.boatID, rev), `{"status":"TESTING"}`, 200)
+	poll("in progress", "")
+	poll("in progress", "?progress.status=TESTING", rev)
+	want[json.RawMessage](&poller, "PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", f.boatID, rev), `{"status":"DONE"}`, 200)
+	poll("done", "")
+	poll("done", done, 0, rev)
+	young, id := f.onboarded(t, f.tok)
+	poller.token = want[struct{ Token string }](young, "POST", "/auth/x509/login", nil, 200).Token
+	wantCode(&poller, "GET", "/trails/"+id+"/steps", nil, 404)
+}
+
 // Weakness 15 of Pantacor's original hub: it had no state machine, lost progress reports, failed
 // when revisions were posted concurrently, and answered {} when a look-up failed.
 func TestProgressFollowsTheStateMachine(t *testing.T) {

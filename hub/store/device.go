@@ -44,6 +44,9 @@ type Device struct {
 	// ConfigVersion is the config version at the time when the device was read: see Config. Only
 	// BareDevice and DeviceByCertificate set it.
 	ConfigVersion int64
+	// Idle means that the device has a trail, and that no revision of it was open when the device
+	// was read: each one had a final status. Only BareDevice sets it.
+	Idle bool
 }
 
 // DeviceFilter selects devices. An empty field does not restrict the selection.
@@ -62,7 +65,8 @@ type Devices interface {
 	// Device finds a device by its id. ErrNotFound: no device has this id, or it was deleted.
 	Device(ctx context.Context, id string) (Device, error)
 	// BareDevice is like Device, but faster: it returns the device as DeviceByCertificate does,
-	// without its metadata, and with the config version.
+	// without its metadata, and with the config version. It also sets Idle, because a device that
+	// polls for revisions is usually idle, and the hub then needs no other read for its answer.
 	BareDevice(ctx context.Context, id string) (Device, error)
 	// DeviceByCertificate finds the device whose Active enrolment has an IDevID certificate with
 	// this SHA-256, unless the device was deleted. It must be fast, because the hub calls it for

@@ -15,12 +15,15 @@ const (
 	// The last two columns, user_meta and device_meta, are slower to read than the others.
 	deviceColumns = bareColumns + `, d.user_meta, d.device_meta `
 	withVersion   = `, (SELECT version FROM config_version)`
-	deviceByID    = ` FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ? AND d.deleted = 0`
+	// withIdle selects whether the device has a trail, and no revision of it is open.
+	withIdle = `, EXISTS (SELECT 1 FROM trails t WHERE t.device = d.id)
+	AND NOT EXISTS (SELECT 1 FROM steps s INDEXED BY steps_open WHERE s.device = d.id ` + stepsOpen + `)`
+	deviceByID = ` FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment WHERE d.id = ? AND d.deleted = 0`
 )
 
 var (
 	selectDevice     = prepared(deviceColumns + deviceByID)
-	selectBareDevice = prepared(bareColumns + withVersion + deviceByID)
+	selectBareDevice = prepared(bareColumns + withVersion + withIdle + deviceByID)
 	// CROSS JOIN makes SQLite read the row of enrolments first.
 	selectDeviceByIDevID = prepared(bareColumns + withVersion + ` FROM enrolments e CROSS JOIN devices d
 		ON d.id = e.device AND d.enrolment = e.id
@@ -54,7 +57,7 @@ func (s *Store) Device(ctx context.Context, id string) (store.Device, error) {
 
 // BareDevice implements store.Devices.
 func (s *Store) BareDevice(ctx context.Context, id string) (store.Device, error) {
-	return s.oneDevice(ctx, readVersionedDevice, selectBareDevice, id)
+	return s.oneDevice(ctx, readIdleDevice, selectBareDevice, id)
 }
 
 // DeviceByCertificate implements store.Devices.
@@ -138,6 +141,13 @@ func readBareDevice(r *Row) store.Device {
 func readVersionedDevice(r *Row) store.Device {
 	d := readBareDevice(r)
 	d.ConfigVersion = r.int64()
+	return d
+}
+
+// readIdleDevice is like readVersionedDevice, but also reads whether the device's trail is idle.
+func readIdleDevice(r *Row) store.Device {
+	d := readVersionedDevice(r)
+	d.Idle = r.bool()
 	return d
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/wire/trail"
 )
 
 var deviceTests = []test{
@@ -47,6 +48,31 @@ var deviceTests = []test{
 			f.must(err)
 			equal(f, "config versions", []int64{byID.ConfigVersion, byCertificate.ConfigVersion}, []int64{version, version})
 		}
+	}},
+	{"IdleUnlessARevisionIsOpen", func(f *fixture) {
+		d := f.onboard(Machine{Name: "one"}, f.token)
+		idle := func(when string, want bool) {
+			got, err := f.BareDevice(f.ctx, d.ID)
+			f.must(err)
+			equal(f, "idle "+when, got.Idle, want)
+		}
+		idle("without a trail", false)
+		f.trail(d.ID)
+		idle("with its first revision", true)
+		s := f.add(f.step(d.ID))
+		for _, status := range trail.Statuses {
+			if status.Final() {
+				continue
+			}
+			f.must(f.SetRevisionProgress(f.ctx, d.ID, s.Rev, status, []byte(`{}`), Epoch))
+			idle("with a revision "+string(status), false)
+		}
+		f.must(f.SetRevisionProgress(f.ctx, d.ID, s.Rev, trail.StatusDone, []byte(`{}`), Epoch))
+		idle("after the last report", true)
+		other := f.onboard(Machine{Name: "two"}, f.token)
+		f.trail(other.ID)
+		f.add(f.step(other.ID))
+		idle("while another device has an open revision", true)
 	}},
 	{"ListedByNickInPages", func(f *fixture) {
 		for _, name := range []string{"c", "a", "e", "b", "d"} {
