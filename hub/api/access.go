@@ -99,7 +99,8 @@ func (c caller) isDevice(id string) bool { return c.Device != nil && c.Device.ID
 // context has a pointer to them, because each change of the context would copy the whole request.
 type facts struct {
 	origin origin
-	caller *caller // set when the method `identify` has found the caller
+	caller *caller        // set when the method `identify` has found the caller
+	device *bearer.Claims // claims of the request's access token: see Server.deviceClaims
 }
 
 type factsKey struct{}
@@ -217,16 +218,27 @@ func (s *Server) identifyDevice(r *http.Request, who access) (caller, error) {
 func (s *Server) isDeviceRequest(r *http.Request) bool {
 	_, certified := clientCertificate(r)
 	_, noCookie := r.Cookie(cookieName)
-	return certified && r.Header.Get("Authorization") == "" && noCookie != nil || s.hasDeviceToken(r)
+	return certified && r.Header.Get("Authorization") == "" && noCookie != nil || s.deviceClaims(r) != nil
 }
 
-func (s *Server) hasDeviceToken(r *http.Request) bool {
+// deviceClaims returns the claims of a request's access token, or nil if the request has no valid
+// access token of a device. A request's token is verified once, because deviceClaims first decides
+// whose request it is, and then which device's.
+func (s *Server) deviceClaims(r *http.Request) *bearer.Claims {
+	f := factsIn(r.Context())
+	if f.device != nil {
+		return f.device
+	}
 	token, ok := bearerToken(r)
 	if !ok {
-		return false
+		return nil
 	}
 	claims, err := s.tokens.Verify(token, s.cfg.Now())
-	return err == nil && claims.Type == bearer.Device
+	if err != nil || claims.Type != bearer.Device {
+		return nil
+	}
+	f.device = &claims
+	return f.device
 }
 
 // resourceOf returns the name that scopes use for the resource at a path, such as "devices" in the

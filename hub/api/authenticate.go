@@ -155,14 +155,12 @@ func (s *Server) findDevice(r *http.Request) (store.Device, error) {
 		actAsDevice(r, d, store.ByCertificate)
 		return d, err
 	}
-	token, ok := bearerToken(r)
-	if !ok {
+	claims := s.deviceClaims(r)
+	if claims == nil {
+		if _, ok := bearerToken(r); ok {
+			return store.Device{}, errNotSignedIn
+		}
 		return store.Device{}, errNoCertificate
-	}
-	now := s.cfg.Now()
-	claims, err := s.tokens.Verify(token, now)
-	if err != nil || claims.Type != bearer.Device {
-		return store.Device{}, errNotSignedIn
 	}
 	// The token may have been issued before the device was deleted or got another owner.
 	d, err := s.cfg.Store.BareDevice(r.Context(), claims.ID)
@@ -174,7 +172,7 @@ func (s *Server) findDevice(r *http.Request) (store.Device, error) {
 	}
 	stands := d.IDevIDHash
 	if strings.HasPrefix(claims.Session, bySecret) {
-		if stands, err = s.cfg.Store.DeviceSecret(r.Context(), d.ID, now); errors.Is(err, store.ErrNotFound) {
+		if stands, err = s.cfg.Store.DeviceSecret(r.Context(), d.ID, s.cfg.Now()); errors.Is(err, store.ErrNotFound) {
 			return store.Device{}, errNotSignedIn
 		} else if err != nil {
 			return d, err
