@@ -110,18 +110,26 @@ func (c *conn) checkpoint() (copied int, err error) {
 // syncFile makes the content of the database file durable. Opening the file again to sync it is not
 // possible: closing a second descriptor would release SQLite's locks.
 func (c *conn) syncFile() error {
-	out := libc.Xcalloc(c.tls, 1, pointerSize)
-	defer libc.Xfree(c.tls, out)
-	rc := sqlite3.Xsqlite3_file_control(c.tls, c.db, 0, sqlite3.SQLITE_FCNTL_FILE_POINTER, out)
-	if rc == sqlite3.SQLITE_OK {
-		file := *(*uintptr)(pointer(out))
-		methods := (*sqlite3.Tsqlite3_io_methods)(pointer((*sqlite3.Tsqlite3_file)(pointer(file)).FpMethods))
-		rc = called[syncFunc](methods.FxSync)(c.tls, file, sqlite3.SQLITE_SYNC_NORMAL)
+	file, err := c.file(sqlite3.SQLITE_FCNTL_FILE_POINTER)
+	if err != nil {
+		return err
 	}
-	if rc != sqlite3.SQLITE_OK {
+	methods := (*sqlite3.Tsqlite3_io_methods)(pointer((*sqlite3.Tsqlite3_file)(pointer(file)).FpMethods))
+	if rc := called[syncFunc](methods.FxSync)(c.tls, file, sqlite3.SQLITE_SYNC_NORMAL); rc != sqlite3.SQLITE_OK {
 		return c.failure(rc)
 	}
 	return nil
+}
+
+// file returns the address of SQLite's file (a *sqlite3.Tsqlite3_file): of the database with
+// SQLITE_FCNTL_FILE_POINTER, or of the write-ahead log with SQLITE_FCNTL_JOURNAL_POINTER.
+func (c *conn) file(which int32) (uintptr, error) {
+	out := libc.Xcalloc(c.tls, 1, pointerSize)
+	defer libc.Xfree(c.tls, out)
+	if rc := sqlite3.Xsqlite3_file_control(c.tls, c.db, 0, which, out); rc != sqlite3.SQLITE_OK {
+		return 0, c.failure(rc)
+	}
+	return *(*uintptr)(pointer(out)), nil
 }
 
 // countPages makes the connection keep the length of the write-ahead log for logPages. SQLite then
